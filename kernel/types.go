@@ -1,0 +1,142 @@
+package kernel
+
+import (
+	"net/netip"
+	"time"
+)
+
+// VIPKey is what a socket connects to.
+type VIPKey struct {
+	Addr  netip.AddrPort // IPv4 or IPv6, never v4-mapped
+	Proto uint8          // IPPROTO_TCP; others are for later
+}
+
+// VIP is one entry of the kernel's map: what a connect to Key becomes.
+type VIP struct {
+	Key   VIPKey
+	Slot  uint32 // index of the VIP's words in vip_state, from 1; the IPv4 and the IPv6 VIP of a proxy share it
+	Owner Owner
+	// Set identifies the set of servers that placements are made from. When it
+	// differs from the one under which every server refused, the kernel's
+	// wait ends at once.
+	Set    uint32
+	Ranked []Backend // all of Key's family, best first, at most MaxRanked; empty: ECONNREFUSED
+}
+
+// Backend is a server as the kernel sees it.
+type Backend struct {
+	Slot uint16 // index of the server's counters, from 1
+	Addr netip.AddrPort
+}
+
+// OwnerKind says what the kernel compares with the caller of connect.
+type OwnerKind uint8
+
+// Kinds of owners. The zero value denies everybody.
+const (
+	OwnerUnresolved OwnerKind = iota
+	OwnerNetns
+	OwnerCgroup
+	OwnerAny
+)
+
+// Owner is who may connect to a VIP.
+type Owner struct {
+	Kind  OwnerKind
+	ID    uint64 // network namespace cookie or cgroup id
+	Level uint32 // of the cgroup below the hierarchy's root
+}
+
+// HoldReason says why the kernel passes over a server.
+type HoldReason uint8
+
+// Reasons for a hold-down.
+const (
+	HoldNone HoldReason = iota
+	HoldFailed
+	HoldBounced
+)
+
+// Hold is one server's hold-down for one VIP.
+type Hold struct {
+	Slot   uint16 // of the server
+	Reason HoldReason
+	At     time.Duration // on CLOCK_MONOTONIC, when the server failed or refused
+}
+
+// VIPState is what the kernel alone writes about a VIP.
+type VIPState struct {
+	Slot      uint32
+	LastSlot  uint16        // server of the last redirect, 0 before the first
+	LastAt    time.Duration // CLOCK_MONOTONIC of that redirect
+	Holds     []Hold        // those recorded, expired or not
+	WaitUntil time.Duration // CLOCK_MONOTONIC; connects are refused on the host until then, as every server refused
+	Counters  Counters
+}
+
+// Counters only ever grow.
+//
+//	redirected = attempted + failed locally
+//	attempted  = established + failed + pending
+//	active     = established - closed
+type Counters struct {
+	Redirected  uint64 // connects that were given the server's address
+	Attempted   uint64 // of these, those for which TCP sent a SYN
+	Established uint64
+	Failed      uint64 // SYN sent, never established
+	Closed      uint64 // left ESTABLISHED
+	Bounced     uint64 // of Closed: ended by the server, or for want of an answer, soon after they began
+	BytesIn     uint64 // from the server, added when a connection closes
+	BytesOut    uint64 // to the server, likewise
+}
+
+// Active is the number of connections established and not closed.
+func (c Counters) Active() uint64 { return c.Established - c.Closed }
+
+// EventKind says what an event reports.
+type EventKind uint8
+
+// Kinds of events.
+const (
+	EventEstablished EventKind = iota + 1
+	EventFailed                // a connect that failed, with its errno
+	EventFailedLocal           // a connect that ended before TCP sent anything; seen at the next connect
+	EventClosed
+	EventBounced
+	EventDenied
+)
+
+// Event is one record of the ring buffer.
+type Event struct {
+	Kind      EventKind
+	At        time.Duration // CLOCK_MONOTONIC
+	VIP       netip.AddrPort
+	VIPSlot   uint32
+	Server    netip.AddrPort
+	Slot      uint16 // of the server, 0 for EventDenied
+	PID       uint32 // process (tgid), as of the connect
+	Comm      string // its name, likewise
+	CgroupID  uint64 // likewise
+	Netns     uint64 // cookie, likewise
+	Errno     uint32 // of EventFailed and EventDenied
+	Denied    Reason // of EventDenied
+	Took      time.Duration // EventEstablished, EventFailed: since the connect; EventClosed, EventBounced: since established
+	RTT       time.Duration // smoothed
+	BytesIn   uint64
+	BytesOut  uint64
+}
+
+// Reason says why a connect to a pool's address was not redirected, or what
+// else the kernel counts once each.
+type Reason uint8
+
+// Socket is a live connection found by walking the sockets' storage.
+type Socket struct {
+	VIP         netip.AddrPort
+	VIPSlot     uint32
+	Server      netip.AddrPort
+	Slot        uint16
+	Cookie      uint64 // of the socket, 0 when the kernel gave it none yet
+	Netns       uint64 // cookie
+	Established bool
+}

@@ -1,0 +1,168 @@
+package state
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Event is one fact of the journal. Everything that Fold needs is inside it:
+// time, ids and the results of decisions, never their inputs.
+//
+// Seq and Time are stamped by the journal when the event is appended. An event
+// that is in force before it is journaled (a placement) is folded with Seq 0.
+type Event struct {
+	Seq  uint64    // position in the journal, 1 for the first; 0 when not journaled yet
+	Time time.Time // UTC, never before the time of the previous event
+	Body Body      // what happened
+}
+
+// Body is what happened: one of the types below, by value.
+type Body interface {
+	// Kind is the name under which the event is journaled.
+	Kind() Kind
+	// ProxyID names the proxy whose history the event belongs to, or "".
+	ProxyID() string
+}
+
+// Kind names a type of event, in the journal and in the API.
+type Kind string
+
+// The kinds of events.
+const (
+	KindServerSeen        Kind = "ServerSeen"
+	KindServerChanged     Kind = "ServerChanged"
+	KindServerGone        Kind = "ServerGone"
+	KindServerDrained     Kind = "ServerDrained"
+	KindServerUndrained   Kind = "ServerUndrained"
+	KindProxyRegistered   Kind = "ProxyRegistered"
+	KindProxyChanged      Kind = "ProxyChanged"
+	KindProxyDeregistered Kind = "ProxyDeregistered"
+	KindPlaced            Kind = "Placed"
+)
+
+// ServerSeen says that the catalog lists a server that was not there before.
+type ServerSeen struct {
+	Server ServerSpec `json:"server"`
+}
+
+// ServerChanged says that a listed server has a new address, port or version.
+type ServerChanged struct {
+	Server ServerSpec `json:"server"`
+}
+
+// ServerGone says that the catalog no longer lists a server as passing.
+type ServerGone struct {
+	ID string `json:"id"`
+}
+
+// ServerDrained says that an operator wants no proxy on a server. It holds for
+// a server that is not listed too, and ends only with ServerUndrained.
+type ServerDrained struct {
+	ID string `json:"id"`
+	By string `json:"by"` // who asked, for people: "uid 0"
+}
+
+// ServerUndrained ends ServerDrained.
+type ServerUndrained struct {
+	ID string `json:"id"`
+	By string `json:"by"`
+}
+
+// ProxyRegistered promises a VIP to a proxy.
+type ProxyRegistered struct {
+	Proxy Registration `json:"proxy"`
+}
+
+// ProxyChanged replaces the owner of a registered proxy, or says that Consul's
+// catalog has been seen to know it. Its identity and its VIP never change.
+type ProxyChanged struct {
+	ID    string `json:"id"`
+	Owner *Owner `json:"owner,omitempty"` // nil: as before
+	Known *bool  `json:"known,omitempty"` // nil: as before
+}
+
+// ProxyDeregistered ends a registration. Its VIP rests from the event's time on.
+type ProxyDeregistered struct {
+	ID     string      `json:"id"`
+	Reason LeaveReason `json:"reason"`
+}
+
+// LeaveReason says why a registration ended.
+type LeaveReason string
+
+// Reasons for which a registration ends.
+const (
+	LeaveOperator    LeaveReason = "operator"     // DELETE /v1/proxies/{id}
+	LeaveCatalogGone LeaveReason = "catalog-gone" // Consul knew the proxy and no longer does
+	LeaveOwnerGone   LeaveReason = "owner-gone"   // its namespace or cgroup is gone from the host
+)
+
+// Placed says which servers a proxy uses from now on, best first.
+type Placed struct {
+	ID     string      `json:"id"`
+	Ranked []string    `json:"ranked"` // server ids, the first in use; empty when there is none
+	Reason PlaceReason `json:"reason"`
+}
+
+// PlaceReason says why a proxy was placed.
+type PlaceReason string
+
+// Reasons for a placement.
+const (
+	PlaceInitial       PlaceReason = "initial"
+	PlaceServerGone    PlaceReason = "server-gone"
+	PlaceRebalance     PlaceReason = "rebalance"
+	PlaceConnectFailed PlaceReason = "connect-failed" // the kernel moved on after a failed connect
+	PlaceBounced       PlaceReason = "bounced"        // the kernel moved on after a bounce
+	PlaceOperator      PlaceReason = "operator"       // a drain, or the end of one
+)
+
+// ServerSpec is what the catalog says of a server.
+type ServerSpec struct {
+	ID      string     `json:"id"`             // Consul's node name, unique in a datacenter; host:port when only an address was given
+	Slot    uint16     `json:"slot"`           // index of its counters in the kernel's maps, from 1
+	Addr4   netip.Addr `json:"addr4,omitzero"` // zero when it has no IPv4 address
+	Addr6   netip.Addr `json:"addr6,omitzero"` // zero when it has no IPv6 address
+	Port    uint16     `json:"port"`           // the gRPC port that proxies use: gRPC with TLS unless TLS is off
+	Version string     `json:"version,omitempty"`
+}
+
+// Registration is what a proxy was promised.
+type Registration struct {
+	ID        string     `json:"id"` // unique on the host
+	Node      string     `json:"node"`
+	Namespace string     `json:"namespace,omitempty"`
+	Partition string     `json:"partition,omitempty"`
+	Owner     Owner      `json:"owner"`
+	Index     uint32     `json:"index"`         // of the VIP within each pool, and of its slot in the kernel's maps, from 1
+	VIP       netip.Addr `json:"vip,omitzero"`  // zero without an IPv4 pool
+	VIP6      netip.Addr `json:"vip6,omitzero"` // zero without an IPv6 pool
+}
+
+// Owner is who may connect to a VIP.
+type Owner struct {
+	Kind OwnerKind `json:"kind"`
+	// Path of the network namespace or cgroup, where the caller gave one. A
+	// cgroup's is relative to the root of the cgroup2 mount.
+	Path string `json:"path,omitempty"`
+	// ID is the network namespace's cookie or the cgroup's id; it means
+	// something only until the host reboots. 0 when not resolved.
+	ID uint64 `json:"cookie,omitempty"`
+	// Inode of the network namespace, to find out whether it is still there.
+	Inode uint64 `json:"inode,omitempty"`
+	// Level of the cgroup below the root of the hierarchy, from 1.
+	Level uint32 `json:"level,omitempty"`
+	// BootID of the boot in which ID and Inode were read, from
+	// /proc/sys/kernel/random/boot_id.
+	BootID string `json:"boot_id,omitempty"`
+}
+
+// OwnerKind says what is compared with the caller of connect.
+type OwnerKind string
+
+// Kinds of owners.
+const (
+	OwnerNetns  OwnerKind = "netns"
+	OwnerCgroup OwnerKind = "cgroup"
+	OwnerAny    OwnerKind = "any"
+)
