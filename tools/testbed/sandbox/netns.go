@@ -1,0 +1,133 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// netnsDir is where iproute2 looks for names, so that `ip netns exec` works.
+const netnsDir = "/run/netns"
+
+// Netns is a named network namespace. Its methods may be called concurrently.
+type Netns struct {
+	Name string // as `ip netns` knows it
+	Path string // of the file that keeps it alive
+	file *os.File
+}
+
+// Netns makes a network namespace with its loopback up, named after the run and
+// the given name. It lasts until the run is closed, or [Run.RemoveNetns].
+func (r *Run) Netns(name string) (*Netns, error) {
+	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	n := &Netns{Name: r.Name() + "-" + name}
+	n.Path = filepath.Join(netnsDir, n.Name)
+	mount, err := os.OpenFile(n.Path, os.O_CREATE|os.O_EXCL, 0o444)
+	if err != nil {
+		return nil, fmt.Errorf("make network namespace: %w", err)
+	}
+	if err := mount.Close(); err != nil {
+		return nil, err
+	}
+	if err := onThread(func() error { return newNetns(n.Path) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("make network namespace %s: %w", n.Name, err), unnameNetns(n.Path))
+	}
+	if n.file, err = os.Open(n.Path); err != nil {
+		return nil, errors.Join(fmt.Errorf("open network namespace: %w", err), unnameNetns(n.Path))
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, errors.Join(errors.New("make network namespace: run is closed"), n.file.Close(), unnameNetns(n.Path))
+	}
+	r.netns = append(r.netns, n)
+	return n, nil
+}
+
+// RemoveNetns takes the namespace's name away; the kernel removes the
+// namespace with its links once no process and no socket is in it.
+func (r *Run) RemoveNetns(n *Netns) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, have := range r.netns {
+		if have == n {
+			r.netns = append(r.netns[:i], r.netns[i+1:]...)
+			return errors.Join(n.file.Close(), unnameNetns(n.Path))
+		}
+	}
+	return nil
+}
+
+// newNetns runs on a thread that ends with it.
+func newNetns(path string) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", path, err)
+	}
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("find lo: %w", err)
+	}
+	return netlink.LinkSetUp(lo)
+}
+
+func unnameNetns(path string) error {
+	if err := unix.Unmount(path, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+		return fmt.Errorf("unmount %s: %w", path, err)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// FD is the namespace's descriptor, open for as long as the run is.
+func (n *Netns) FD() int { return int(n.file.Fd()) }
+
+// Do runs fn on a thread of its own inside the namespace and returns its error.
+// Sockets made by fn itself belong to the namespace for good; goroutines that
+// fn starts are outside of it.
+func (n *Netns) Do(fn func() error) error {
+	return onThread(func() error {
+		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("enter network namespace %s: %w", n.Name, err)
+		}
+		return fn()
+	})
+}
+
+// Cookie is what bpf_get_netns_cookie returns for the namespace.
+func (n *Netns) Cookie() (cookie uint64, err error) {
+	err = n.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		return err
+	})
+	return cookie, err
+}
+
+// onThread runs fn on a thread that is thrown away, so that no other goroutine
+// ever runs on one that was left in the wrong namespace.
+func onThread(fn func() error) error {
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()                           // never unlocked: the thread ends with this goroutine
+		err := errors.New("function left its goroutine") // as t.FailNow does
+		defer func() { done <- err }()
+		err = fn()
+	}()
+	return <-done
+}
