@@ -8,8 +8,11 @@ import (
 // VIPKey is what a socket connects to.
 type VIPKey struct {
 	Addr  netip.AddrPort // IPv4 or IPv6, never v4-mapped
-	Proto uint8          // IPPROTO_TCP; others are for later
+	Proto uint16         // ProtoTCP; others are for later
 }
+
+// ProtoTCP is IPPROTO_TCP. An MPTCP socket's connect is looked up as TCP too.
+const ProtoTCP = 6
 
 // VIP is one entry of the kernel's map: what a connect to Key becomes.
 type VIP struct {
@@ -108,22 +111,22 @@ const (
 
 // Event is one record of the ring buffer.
 type Event struct {
-	Kind      EventKind
-	At        time.Duration // CLOCK_MONOTONIC
-	VIP       netip.AddrPort
-	VIPSlot   uint32
-	Server    netip.AddrPort
-	Slot      uint16 // of the server, 0 for EventDenied
-	PID       uint32 // process (tgid), as of the connect
-	Comm      string // its name, likewise
-	CgroupID  uint64 // likewise
-	Netns     uint64 // cookie, likewise
-	Errno     uint32 // of EventFailed and EventDenied
-	Denied    Reason // of EventDenied
-	Took      time.Duration // EventEstablished, EventFailed: since the connect; EventClosed, EventBounced: since established
-	RTT       time.Duration // smoothed
-	BytesIn   uint64
-	BytesOut  uint64
+	Kind     EventKind
+	At       time.Duration // CLOCK_MONOTONIC
+	VIP      netip.AddrPort
+	VIPSlot  uint32
+	Server   netip.AddrPort
+	Slot     uint16        // of the server, 0 for EventDenied
+	PID      uint32        // process (tgid), as of the connect
+	Comm     string        // its name, likewise
+	CgroupID uint64        // likewise
+	Netns    uint64        // cookie, likewise
+	Errno    uint32        // of EventFailed and EventDenied
+	Denied   Reason        // of EventDenied
+	Took     time.Duration // EventEstablished, EventFailed: since the connect; EventClosed, EventBounced: since established
+	RTT      time.Duration // smoothed
+	BytesIn  uint64
+	BytesOut uint64
 }
 
 // Reason says why a connect to a pool's address was not redirected, or what
@@ -140,3 +143,15 @@ type Socket struct {
 	Netns       uint64 // cookie
 	Established bool
 }
+
+// Reasons. The first ones deny.
+const (
+	ReasonNone            Reason = iota
+	ReasonStranger               // EPERM: not the VIP's owner
+	ReasonOwnerUnresolved        // EPERM: the owner is not known since the reboot
+	ReasonNoEntry                // ECONNREFUSED: an address of a pool that is no VIP
+	ReasonNoServer               // ECONNREFUSED: a VIP without servers
+	ReasonWaiting                // ECONNREFUSED: every server refused a moment ago
+	ReasonTorn                   // ECONNREFUSED: the entry was rewritten faster than it could be read, or is damaged
+	ReasonUDPSend                // EPERM: a datagram to a pool's address
+)
