@@ -102,6 +102,9 @@ type Placed struct {
 	ID     string      `json:"id"`
 	Ranked []string    `json:"ranked"` // server ids, the first in use; empty when there is none
 	Reason PlaceReason `json:"reason"`
+	// At is when the placement came into force, which is before it is
+	// journaled. Zero means the time of the event.
+	At time.Time `json:"at,omitzero"`
 }
 
 // PlaceReason says why a proxy was placed.

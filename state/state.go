@@ -8,17 +8,24 @@ package state
 import "time"
 
 // State is a fold of the journal up to Seq. The zero value is not ready to
-// use; New makes the state before the first event. It is not safe for
+// use; New makes the state before the first event.
+//
+// What the maps point to is never written after it was put there: Fold replaces
+// an entry, it does not change one. So a Clone is cheap and may be read while
+// the original is folded further. The maps themselves are not safe for
 // concurrent use.
 type State struct {
 	Seq       uint64                // of the last journaled event folded
-	Time      time.Time             // of the last event folded
+	Time      time.Time             // the latest time of an event folded
 	Servers   map[string]*Server    // by id: those listed
 	Drained   map[string]Drain      // by server id, listed or not
 	Proxies   map[string]*Proxy     // by id
 	Resting   map[uint32]time.Time  // VIP index → when its proxy left
 	LastIndex uint32                // VIP index given last; the search for the next begins after it
 	Slots     map[string]SlotTenure // by server id: who had which slot, listed or gone
+	Swept     time.Time             // when Resting was last cleared of what is older than MaxRest
+
+	used map[uint32]int // VIP index → proxies that hold it; derived from Proxies
 }
 
 // Server is a listed server.
@@ -43,9 +50,9 @@ type SlotTenure struct {
 // Proxy is an assignment: a registration and its placement.
 type Proxy struct {
 	Registration
-	Known      bool        `json:"known"`      // Consul's catalog has been seen to know it
-	Registered time.Time   `json:"registered"` // when
-	Ranked     []string    `json:"ranked"`     // server ids, the first in use
-	Reason     PlaceReason `json:"reason"`     // of the placement
-	Placed     time.Time   `json:"placed"`     // when
+	Known      bool        `json:"known"`            // Consul's catalog has been seen to know it
+	Registered time.Time   `json:"registered"`       // when
+	Ranked     []string    `json:"ranked"`           // server ids, the first in use
+	Reason     PlaceReason `json:"reason,omitempty"` // of the placement
+	Placed     time.Time   `json:"placed,omitzero"`  // when; zero before the first placement
 }
