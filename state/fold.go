@@ -52,7 +52,7 @@ func Fold(s State, e Event) State {
 	case ServerUndrained:
 		delete(s.Drained, b.ID)
 	case ProxyRegistered:
-		s.proxyRegistered(b.Proxy, e.Time)
+		s.proxyRegistered(b.Proxy, e)
 	case ProxyChanged:
 		s.proxyChanged(b)
 	case ProxyDeregistered:
@@ -90,11 +90,11 @@ func (s *State) serverGone(id string, at time.Time) {
 
 // proxyRegistered keeps an earlier promise to the same id: a VIP that was
 // handed out is never replaced.
-func (s *State) proxyRegistered(r Registration, at time.Time) {
+func (s *State) proxyRegistered(r Registration, e Event) {
 	if _, ok := s.Proxies[r.ID]; ok {
 		return
 	}
-	s.Proxies[r.ID] = &Proxy{Registration: r, Registered: at}
+	s.Proxies[r.ID] = &Proxy{Registration: r, Registered: e.Time, Seq: e.Seq}
 	s.used[r.Index]++
 	s.LastIndex = r.Index
 	delete(s.Resting, r.Index)
