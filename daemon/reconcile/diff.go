@@ -1,0 +1,60 @@
+package reconcile
+
+import (
+	"slices"
+
+	"github.com/lictor-mesh/lictor/kernel"
+)
+
+// Drift is a kind of difference between the kernel's map and the state, and a
+// label value of lictor_reconcile_drift_total.
+type Drift string
+
+// Kinds of drift.
+const (
+	DriftMissing Drift = "missing" // an entry that the state has is not in the map
+	DriftChanged Drift = "changed" // an entry differs
+	DriftUnknown Drift = "unknown" // the map has an entry that the state does not know
+)
+
+// Changes are the writes that make the map equal to the state.
+type Changes struct {
+	Put    []kernel.VIP
+	Delete []kernel.VIPKey
+	Drift  map[Drift]int
+}
+
+// Empty says that nothing differs.
+func (c Changes) Empty() bool { return len(c.Put) == 0 && len(c.Delete) == 0 }
+
+// Diff compares the map's entries with the desired ones.
+func Diff(desired, actual []kernel.VIP) Changes {
+	have := make(map[kernel.VIPKey]kernel.VIP, len(actual))
+	for _, v := range actual {
+		have[v.Key] = v
+	}
+	c := Changes{Drift: map[Drift]int{}}
+	for _, want := range desired {
+		got, ok := have[want.Key]
+		delete(have, want.Key)
+		switch {
+		case !ok:
+			c.Drift[DriftMissing]++
+		case !Same(got, want):
+			c.Drift[DriftChanged]++
+		default:
+			continue
+		}
+		c.Put = append(c.Put, want)
+	}
+	for key := range have {
+		c.Drift[DriftUnknown]++
+		c.Delete = append(c.Delete, key)
+	}
+	return c
+}
+
+// Same says whether two entries of one key mean the same.
+func Same(a, b kernel.VIP) bool {
+	return a.Slot == b.Slot && a.Owner == b.Owner && a.Set == b.Set && slices.Equal(a.Ranked, b.Ranked)
+}
