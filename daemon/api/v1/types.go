@@ -128,8 +128,11 @@ type History struct {
 	Oldest uint64 `json:"oldest_retained"`
 }
 
-// ConnectionEvent is one line of GET /v1/connections. A line with Kind
-// "dropped" says how many events were lost before it, here or in the kernel.
+// ConnectionsDropped is the Kind of a line that says how many events were lost
+// before it, here or in the kernel.
+const ConnectionsDropped = "dropped"
+
+// ConnectionEvent is one line of GET /v1/connections.
 type ConnectionEvent struct {
 	Kind     string    `json:"kind"` // established, failed, failed_local, closed, bounced, denied, dropped
 	Time     time.Time `json:"time"`

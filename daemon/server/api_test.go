@@ -1,0 +1,249 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+)
+
+func TestCallsThroughTheClient(t *testing.T) {
+	backend := newFake()
+	c := start(t, backend).client()
+	ctx := t.Context()
+
+	for range 2 {
+		got, err := c.Register(ctx, "web:1 sidecar?#%", v1.RegisterRequest{NodeName: "n"})
+		if err != nil || got.ProxyID != "web:1 sidecar?#%" || got.VIP != "239.77.0.1" || got.Server.GRPCPort != 8502 {
+			t.Fatalf("Register() = %+v, %v", got, err)
+		}
+	}
+	if caller := backend.callers[0]; caller.PID == 0 || caller.NetnsCookie == 0 || caller.NetnsInode == 0 {
+		t.Errorf("caller = %+v, want it whole", caller)
+	}
+	if all, err := c.Proxies(ctx); err != nil || len(all) != 1 {
+		t.Errorf("Proxies() = %v, %v", all, err)
+	}
+	if p, err := c.Proxy(ctx, "web:1 sidecar?#%"); err != nil || p.NodeName != "n" {
+		t.Errorf("Proxy() = %+v, %v", p, err)
+	}
+	if h, err := c.History(ctx, "web:1 sidecar?#%"); err != nil || h.Events == nil || h.Oldest != 1 {
+		t.Errorf("History() = %+v, %v", h, err)
+	}
+	if b, err := c.Bootstrap(ctx, "web:1 sidecar?#%"); err != nil || !json.Valid(b) {
+		t.Errorf("Bootstrap() = %s, %v", b, err)
+	}
+	if s, err := c.Servers(ctx); err != nil || s == nil {
+		t.Errorf("Servers() = %v, %v, want an empty list, not null", s, err)
+	}
+	if err := errors.Join(c.Drain(ctx, "[::1]:8502"), c.Undrain(ctx, "s1")); err != nil {
+		t.Error(err)
+	}
+	if got := fmt.Sprint(backend.drained); got != "[[::1]:8502=true s1=false]" {
+		t.Errorf("drained = %s", got)
+	}
+	if s, err := c.Status(ctx); err != nil || !s.Ready || s.Problems == nil {
+		t.Errorf("Status() = %+v, %v", s, err)
+	}
+	for range 2 { // absent is success
+		if err := c.Deregister(ctx, "web:1 sidecar?#%"); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := c.Proxy(ctx, "web:1 sidecar?#%"); problem(t, err).Type != v1.ProblemNotFound {
+		t.Errorf("Proxy() after Deregister() = %v", err)
+	}
+}
+
+func TestErrorsOfTheBackendAreProblems(t *testing.T) {
+	backend := newFake()
+	c := start(t, backend).client()
+	for _, tc := range []struct {
+		err    error
+		urn    string
+		status int
+	}{
+		{ErrNotFound, v1.ProblemNotFound, 404},
+		{ErrConflict, v1.ProblemConflict, 409},
+		{ErrForbidden, v1.ProblemForbidden, 403},
+		{ErrInvalid, v1.ProblemInvalid, 422},
+		{ErrUnavailable, v1.ProblemUnavailable, 503},
+		{ErrExhausted, v1.ProblemVIPExhausted, 507},
+		{ErrGone, v1.ProblemNotRetained, 410},
+		{errors.New("surprise"), v1.ProblemInternal, 500},
+	} {
+		backend.fail = fmt.Errorf("because of this: %w", tc.err)
+		_, err := c.Register(t.Context(), "web", v1.RegisterRequest{})
+		got := problem(t, err)
+		if got.Type != tc.urn || got.Status != tc.status || got.Title == "" || got.Detail != backend.fail.Error() {
+			t.Errorf("%v: problem = %+v, want %s, %d", tc.err, got, tc.urn, tc.status)
+		}
+	}
+}
+
+func TestBadInput(t *testing.T) {
+	backend := newFake()
+	s := start(t, backend)
+	long := strings.Repeat("x", 10<<10)
+	asJSON := "application/json"
+	for _, tc := range []struct {
+		name, method, path, media, body string
+		status                          int
+		urn                             string
+		says                            string
+	}{
+		{"unknown path", "GET", "/v1/nothing", "", "", 404, v1.ProblemNoSuchCall, "/v1/nothing"},
+		{"another version", "GET", "/v2/status", "", "", 404, v1.ProblemNoSuchCall, ""},
+		{"no id", "PUT", "/v1/proxies/", asJSON, "{}", 404, v1.ProblemNoSuchCall, ""},
+		{"trailing slash", "GET", "/v1/servers/", "", "", 404, v1.ProblemNoSuchCall, ""},
+		{"dots", "GET", "/v1/../v1/status", "", "", 404, v1.ProblemNoSuchCall, ""},
+		{"double slash", "GET", "//v1/status", "", "", 404, v1.ProblemNoSuchCall, ""},
+		{"id with a slash", "GET", "/v1/proxies/a/b", "", "", 404, v1.ProblemNoSuchCall, ""},
+		{"method", "POST", "/v1/proxies/a", "", "", 405, v1.ProblemMethod, "DELETE, GET, HEAD, PUT"},
+		{"unknown method", "BREW", "/v1/status", "", "", 405, v1.ProblemMethod, "GET"},
+
+		{"id with an escaped slash", "PUT", "/v1/proxies/a%2fb", asJSON, "{}", 422, v1.ProblemInvalid, "proxy id"},
+		{"escaped parent", "PUT", "/v1/proxies/%2e%2e", asJSON, "{}", 422, v1.ProblemInvalid, "begins with"},
+		{"newline in the id", "DELETE", "/v1/proxies/a%0ab", "", "", 422, v1.ProblemInvalid, `'\n'`},
+		{"zero in the id", "GET", "/v1/proxies/a%00b/history", "", "", 422, v1.ProblemInvalid, ""},
+		{"id that is not UTF-8", "GET", "/v1/proxies/%ff/bootstrap", "", "", 422, v1.ProblemInvalid, "UTF-8"},
+		{"id of 10 kB", "PUT", "/v1/proxies/" + long, asJSON, "{}", 422, v1.ProblemInvalid, "10240 bytes"},
+		{"server id", "POST", "/v1/servers/.hidden/drain", "", "", 422, v1.ProblemInvalid, "server id"},
+
+		{"no JSON", "PUT", "/v1/proxies/a", asJSON, "node=1", 400, v1.ProblemMalformed, ""},
+		{"half a body", "PUT", "/v1/proxies/a", asJSON, `{"node_name":"x"`, 400, v1.ProblemMalformed, "unexpected"},
+		{"array", "PUT", "/v1/proxies/a", asJSON, `[]`, 400, v1.ProblemMalformed, "not a JSON object"},
+		{"null", "PUT", "/v1/proxies/a", asJSON, `null`, 400, v1.ProblemMalformed, "not a JSON object"},
+		{"two values", "PUT", "/v1/proxies/a", asJSON, `{}{}`, 400, v1.ProblemMalformed, ""},
+		{"unknown field", "PUT", "/v1/proxies/a", asJSON, `{"nodename":"x"}`, 400, v1.ProblemMalformed, `"nodename"`},
+		{"another case", "PUT", "/v1/proxies/a", asJSON, `{"Owner":"any"}`, 400, v1.ProblemMalformed, `"Owner"`},
+		{"twice", "PUT", "/v1/proxies/a", asJSON, `{"owner":"","owner":"any"}`, 400, v1.ProblemMalformed, "twice"},
+		{"null field", "PUT", "/v1/proxies/a", asJSON, `{"netns":null}`, 400, v1.ProblemMalformed, `"netns" is null`},
+		{"wrong type", "PUT", "/v1/proxies/a", asJSON, `{"node_name":7}`, 400, v1.ProblemMalformed, `"node_name" is a number`},
+		{"not UTF-8", "PUT", "/v1/proxies/a", asJSON, "{\"node_name\":\"\xff\"}", 400, v1.ProblemMalformed, "UTF-8"},
+		{"deep nesting", "PUT", "/v1/proxies/a", asJSON, strings.Repeat(`{"a":`, 11000), 400, v1.ProblemMalformed, ""},
+		{"too large", "PUT", "/v1/proxies/a", asJSON, `{"node_name":"` + strings.Repeat("x", v1.MaxBody) + `"}`, 413, v1.ProblemTooLarge, "65536"},
+		{"form", "PUT", "/v1/proxies/a", "application/x-www-form-urlencoded", `{}`, 415, v1.ProblemMediaType, "application/json"},
+		{"no media type", "PUT", "/v1/proxies/a", "", `{}`, 415, v1.ProblemMediaType, ""},
+		{"bad owner", "PUT", "/v1/proxies/a", asJSON, `{"owner":"me"}`, 422, v1.ProblemInvalid, "owner"},
+		{"relative path", "PUT", "/v1/proxies/a", asJSON, `{"cgroup":"a"}`, 422, v1.ProblemInvalid, "cgroup"},
+		{"body of a GET", "GET", "/v1/status", asJSON, `{}`, 400, v1.ProblemMalformed, "no body"},
+		{"body of a DELETE", "DELETE", "/v1/proxies/a", asJSON, `{}`, 400, v1.ProblemMalformed, "no body"},
+		{"body of a drain", "POST", "/v1/servers/a/drain", asJSON, `{"fleet":true}`, 400, v1.ProblemMalformed, "no body"},
+
+		{"unknown parameter", "GET", "/v1/status?verbose=1", "", "", 400, v1.ProblemMalformed, `"verbose"`},
+		{"broken query", "GET", "/v1/journal?since=%zz", "", "", 400, v1.ProblemMalformed, "query"},
+		{"since no number", "GET", "/v1/journal?since=now", "", "", 400, v1.ProblemMalformed, `since is "now"`},
+		{"since negative", "GET", "/v1/journal?since=-1", "", "", 400, v1.ProblemMalformed, "since"},
+		{"since twice", "GET", "/v1/journal?since=1&since=2", "", "", 400, v1.ProblemMalformed, "2 times"},
+		{"follow no bool", "GET", "/v1/journal?follow=yes", "", "", 400, v1.ProblemMalformed, "follow"},
+		{"since not retained", "GET", "/v1/journal?since=666", "", "", 410, v1.ProblemNotRetained, "the oldest is 1000"},
+		{"connections of the past", "GET", "/v1/connections", "", "", 422, v1.ProblemInvalid, "follow=true"},
+		{"connections since", "GET", "/v1/connections?follow=true&since=1", "", "", 400, v1.ProblemMalformed, `"since"`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var body io.Reader
+			if tc.body != "" {
+				body = strings.NewReader(tc.body)
+			}
+			req, err := http.NewRequest(tc.method, "http://lictord"+tc.path, body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if tc.media != "" {
+				req.Header.Set("Content-Type", tc.media)
+			}
+			answer, err := over(s.dial()).Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer answer.Body.Close()
+			var got v1.Problem
+			if err := json.NewDecoder(answer.Body).Decode(&got); err != nil {
+				t.Fatalf("status %d without a problem document: %v", answer.StatusCode, err)
+			}
+			if answer.Header.Get("Content-Type") != v1.ProblemContentType || got.Title == "" || got.Status != answer.StatusCode {
+				t.Errorf("answer = %v, document %+v", answer.Header, got)
+			}
+			if answer.StatusCode != tc.status || got.Type != tc.urn || !strings.Contains(got.Detail, tc.says) {
+				t.Errorf("answer = %d %s %q, want %d %s with %q", answer.StatusCode, got.Type, got.Detail, tc.status, tc.urn, tc.says)
+			}
+			if tc.status == http.StatusMethodNotAllowed && answer.Header.Get("Allow") == "" {
+				t.Error("405 without Allow")
+			}
+		})
+	}
+	if len(backend.callers) != 0 || len(backend.drained) != 0 {
+		t.Errorf("bad input reached the backend: %v %v", backend.callers, backend.drained)
+	}
+}
+
+func TestAnEmptyBodyIsAnEmptyRequest(t *testing.T) {
+	s := start(t, newFake())
+	req, err := http.NewRequest(http.MethodPut, "http://lictord/v1/proxies/a", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := over(s.dial()).Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("status = %d, want 200", answer.StatusCode)
+	}
+}
+
+func TestAPanicIsAnsweredAndTheDaemonGoesOn(t *testing.T) {
+	backend := newFake()
+	s := start(t, backend)
+	c := s.client()
+	backend.panics = "boom"
+	_, err := c.Servers(t.Context())
+	if p := problem(t, err); p.Status != 500 || strings.Contains(p.Detail, "boom") {
+		t.Errorf("problem = %+v, want a 500 without the daemon's inside", p)
+	}
+	err = c.Connections(t.Context(), func(v1.ConnectionEvent) error { return nil })
+	if p := problem(t, err); p.Status != 500 {
+		t.Errorf("problem of a stream = %+v, want a 500", p)
+	}
+	backend.panics = nil
+	if _, err := c.Servers(t.Context()); err != nil {
+		t.Errorf("after a panic: %v", err)
+	}
+}
+
+func FuzzDecodeRegister(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `{"node_name":"n","namespace":"d","partition":"p","netns":"/run/netns/a"}`, `{"owner":"any"}`,
+		`{"owner":null}`, `{"Owner":"any"}`, `{"owner":"","owner":"any"}`, `[]`, `null`, `{"a":{"b":[1,2]}}`, `{} {}`, "\ufeff{}",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		var req v1.RegisterRequest
+		if err := decodeObject(raw, &req); err != nil {
+			if !errors.Is(err, errMalformed) {
+				t.Fatalf("error %v is not the caller's", err)
+			}
+			return
+		}
+		// What was taken says the same when it is written down again.
+		again, err := json.Marshal(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var second v1.RegisterRequest
+		if err := decodeObject(again, &second); err != nil || second != req {
+			t.Fatalf("%s became %s: %+v, %v", raw, again, second, err)
+		}
+		if req.Check() == nil && req.OwnerGiven() && req.Netns == "" && req.Cgroup == "" && req.Owner != v1.OwnerAny {
+			t.Fatalf("%s has an owner that nobody knows: %+v", raw, req)
+		}
+	})
+}

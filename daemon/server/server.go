@@ -1,0 +1,149 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	Backend Backend      // required
+	Logger  *slog.Logger // nil: slog.DiscardHandler
+	// Socket is the path of the API's unix socket; its directory is made when
+	// it is missing. Required.
+	Socket string
+	// HTTPAddr is the TCP address of the read-only pages; "" means none.
+	HTTPAddr string
+	// Metrics answers /metrics on HTTPAddr; nil means that there are none.
+	Metrics http.Handler
+}
+
+// Times within which a client must do its part. A client that is slower loses
+// its connection, so that none can hold on to the daemon's memory.
+const (
+	headerTimeout   = 5 * time.Second  // from the connection, or the last answer's end, to the end of a request's header
+	readTimeout     = 10 * time.Second // to the end of a request's body
+	answerTimeout   = 30 * time.Second // from there to the end of the answer
+	idleTimeout     = 60 * time.Second // between two requests
+	lineTimeout     = 10 * time.Second // for a line of a stream to be taken
+	shutdownTimeout = 5 * time.Second  // for answers under way when the daemon stops
+)
+
+const (
+	maxHeader    = 16 << 10 // bytes of a request's header
+	maxPageConns = 64       // connections to the read-only pages at once; more wait
+)
+
+// Server answers the API on a unix socket and the read-only pages on TCP.
+type Server struct {
+	cfg      Config
+	log      *slog.Logger
+	api      *apiListener
+	pages    net.Listener  // nil without HTTPAddr
+	stopping chan struct{} // closed when Run begins to stop: ends streams
+	limits   limits
+}
+
+// New makes a server. It starts and opens nothing.
+func New(cfg Config) *Server {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Server{
+		cfg: cfg, log: cfg.Logger.With("component", "api"),
+		stopping: make(chan struct{}), limits: defaultLimits,
+	}
+}
+
+// Listen opens the listeners, so that a daemon learns early that it cannot
+// have them: ErrInUse when another daemon answers on the socket. Run calls it
+// unless it was called; after Listen only Run closes them. Clients that connect
+// between the two wait.
+func (s *Server) Listen() error {
+	if s.api != nil {
+		return nil
+	}
+	api, err := listenAPI(s.cfg.Socket, s.limits, s.log)
+	if err != nil {
+		return err
+	}
+	if s.cfg.HTTPAddr != "" {
+		pages, err := net.Listen("tcp", s.cfg.HTTPAddr)
+		if err != nil {
+			return errors.Join(fmt.Errorf("listen for --http-addr %s: %w", s.cfg.HTTPAddr, err), api.Close())
+		}
+		s.pages = bound(pages, maxPageConns)
+	}
+	s.api = api
+	return nil
+}
+
+// HTTPAddr is the address of the read-only pages, nil before Listen and
+// without Config.HTTPAddr.
+func (s *Server) HTTPAddr() net.Addr {
+	if s.pages == nil {
+		return nil
+	}
+	return s.pages.Addr()
+}
+
+// Run serves until ctx ends or a listener fails, then ends streams, waits for
+// answers under way, removes the socket, and returns nil or the failure. It is
+// called once.
+func (s *Server) Run(ctx context.Context) error {
+	if err := s.Listen(); err != nil {
+		return err
+	}
+	s.log.Info("listening", "socket", s.cfg.Socket, "http_addr", s.cfg.HTTPAddr)
+	servers := []*http.Server{s.httpServer(s.apiHandler())}
+	if s.pages != nil {
+		servers = append(servers, s.httpServer(s.pagesHandler()))
+	}
+	failed := make(chan error, len(servers)) // one each, never blocks
+	listeners := []net.Listener{s.api, s.pages}
+	for i, server := range servers {
+		go func() { failed <- server.Serve(listeners[i]) }()
+	}
+	var errs []error
+	running := len(servers)
+	select {
+	case <-ctx.Done():
+	case err := <-failed:
+		running--
+		errs = append(errs, fmt.Errorf("serve the API: %w", err))
+	}
+	close(s.stopping)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	defer cancel()
+	for _, server := range servers {
+		if err := server.Shutdown(stop); err != nil {
+			// What is still under way is cut: the daemon has to stop.
+			s.log.Warn("answers under way were cut", "err", err)
+			errs = append(errs, server.Close())
+		}
+	}
+	for ; running > 0; running-- {
+		if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
+			errs = append(errs, fmt.Errorf("serve the API: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// httpServer is a server with every limit set.
+func (s *Server) httpServer(mux *http.ServeMux) *http.Server {
+	return &http.Server{
+		Handler:           s.guard(mux),
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       readTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ConnContext:       withPeer,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+}
