@@ -40,6 +40,12 @@ const (
 	KindPlaced            Kind = "Placed"
 )
 
+// Kinds lists every kind of event that this version knows.
+var Kinds = []Kind{
+	KindServerSeen, KindServerChanged, KindServerGone, KindServerDrained, KindServerUndrained,
+	KindProxyRegistered, KindProxyChanged, KindProxyDeregistered, KindPlaced,
+}
+
 // ServerSeen says that the catalog lists a server that was not there before.
 type ServerSeen struct {
 	Server ServerSpec `json:"server"`
