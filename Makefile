@@ -1,0 +1,148 @@
+# Lictor's build. `make help` lists the targets.
+#
+# Nothing has to be prepared by hand on Debian 12 with Go, make and git: what a
+# target needs and the machine lacks is fetched by that target, once, into
+# .cache/ or (as root) from Debian's archive. No target but `generate` and `fmt`
+# changes a file that git tracks.
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -eu -o pipefail -c
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+GO         ?= go
+CLANG      := clang-19
+CFORMAT    := clang-format-19
+LINT       := .cache/bin/golangci-lint
+C_SOURCES   = $(filter-out %/vmlinux.h,$(wildcard kernel/bpf/*.c kernel/bpf/*.h))
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+STAMP      := github.com/lictor-mesh/lictor/daemon/version.version
+BUILDFLAGS  = -trimpath -buildvcs=false -ldflags '-w -X $(STAMP)=$(VERSION)'
+
+# For one package at a time: make test PACKAGES=./kernel/...
+PACKAGES ?= ./...
+# For one test: make test TESTFLAGS='-run TestX -v'
+TESTFLAGS ?=
+# How long `make fuzz` stays with each target.
+FUZZTIME ?= 30s
+# How often `make bench` runs each benchmark.
+COUNT ?= 6
+# make demo KEEP=1 leaves it running.
+KEEP ?=
+
+# $(call debian,TEST,PACKAGES): install Debian packages unless TEST holds.
+define debian
+	@{ $(1); } >/dev/null 2>&1 || { \
+	  command -v apt-get >/dev/null || { echo "make $@: this is no Debian; install what Debian calls $(2), and try again" >&2; exit 1; }; \
+	  [ "$$(id -u)" = 0 ] || { echo "make $@: packages are missing; run: sudo apt-get install $(2)" >&2; exit 1; }; \
+	  echo "==> installing $(2) (about half a minute, once)"; \
+	  export DEBIAN_FRONTEND=noninteractive; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends $(2) >/dev/null; }
+endef
+
+.PHONY: help
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: go
+go:
+	@command -v $(GO) >/dev/null || { echo "make: no $(GO) on PATH; install Go $$(awk '$$1 == "go" { print $$2 }' go.mod) or later from https://go.dev/dl/" >&2; exit 1; }
+
+.PHONY: root
+root:
+	@[ "$$(id -u)" = 0 ] || { \
+	  echo "make $(MAKECMDGOALS): needs root, as it attaches BPF programs in namespaces and cgroups of its own; make build, lint and test-unit do not" >&2; exit 1; }
+
+.PHONY: build
+build: go ## build bin/lictord and bin/lictor, static
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build $(BUILDFLAGS) -o bin/ ./daemon/lictord ./tools/lictor
+
+.PHONY: generate
+generate: go clang ## compile the C core and its Go bindings into kernel/ (committed)
+	$(GO) generate ./kernel/...
+
+.PHONY: check-generate
+check-generate: go clang ## fail if what is committed is not what generate makes
+	@rm -rf .cache/generate && mkdir -p .cache/generate
+	@cp -r go.mod go.sum kernel .cache/generate/
+	@cd .cache/generate && $(GO) generate ./kernel/...
+	@diff -r --brief kernel .cache/generate/kernel || { \
+	  echo "make check-generate: run make generate and commit what it changes (made with $$($(CLANG) --version | head -1))" >&2; exit 1; }
+	@rm -rf .cache/generate
+
+.PHONY: clang
+clang:
+	$(call debian,command -v $(CLANG) && command -v llvm-strip-19,clang-19 llvm-19)
+	$(call debian,test -e /usr/include/bpf/bpf_helpers.h,libbpf-dev)
+
+.PHONY: clang-format
+clang-format:
+	$(call debian,command -v $(CFORMAT),clang-format-19)
+
+$(LINT): tools/deps/lint/go.mod tools/deps/lint/go.sum
+	@echo "==> building golangci-lint (2 to 4 minutes, once)"
+	@mkdir -p $(@D)
+	@cd $(<D) && $(GO) build -trimpath -o $(CURDIR)/$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+.PHONY: fmt
+fmt: go clang-format $(LINT) ## format Go and C
+	$(LINT) fmt
+	$(CFORMAT) -i $(C_SOURCES)
+
+.PHONY: lint
+lint: go clang-format $(LINT) ## vet, golangci-lint with the rules of imports, formatting of Go and C
+	$(GO) vet ./...
+	$(LINT) run ./...
+	$(CFORMAT) --dry-run --Werror $(C_SOURCES)
+
+.PHONY: parts
+parts: go ## get the real Consul and Envoy that tests and demo use (5 minutes, once)
+	$(call debian,command -v gcc && command -v python3,gcc libc6-dev python3)
+	$(GO) run ./tools/testbed fetch
+
+# Packages one after the other: they load programs, kill servers and measure
+# time, and there may be two cores only. -count=1, as the kernel below is no
+# part of what the go command's cache knows.
+.PHONY: test
+test: root parts ## everything, with real sockets, Consul and Envoy; needs root
+	$(GO) build ./...
+	REQUIRE_PRIVILEGED=1 $(GO) test -p 1 -count=1 -timeout 20m $(TESTFLAGS) $(PACKAGES)
+
+# As root the capabilities are put down first, so that nothing is attached.
+.PHONY: test-unit
+test-unit: go ## what needs neither root nor Consul, under the race detector
+	$(call debian,command -v gcc,gcc libc6-dev)
+	CGO_ENABLED=1 $$([ "$$(id -u)" != 0 ] || echo setpriv --bounding-set=-all --inh-caps=-all) \
+	  $(GO) test -race -timeout 10m $(TESTFLAGS) $(PACKAGES)
+
+.PHONY: fuzz
+fuzz: go ## fuzz each target for FUZZTIME (30s)
+	@grep -rHoE --include='*_test.go' --exclude-dir=.cache '^func Fuzz[A-Za-z0-9_]+' . | \
+	while IFS=: read -r file func; do \
+	  echo "==> $${func#func } in $$(dirname $$file)"; \
+	  $(GO) test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)" </dev/null; \
+	done
+
+.PHONY: bench
+bench: root go ## run the benchmarks COUNT (6) times; raw output is kept in .cache/bench
+	@mkdir -p .cache/bench
+	$(GO) test -p 1 -run '^$$' -bench . -benchmem -count $(COUNT) -timeout 60m $(PACKAGES) | \
+	  tee .cache/bench/$$(date -u +%Y%m%dT%H%M%SZ).txt
+
+.PHONY: verify
+verify: lint check-generate test-unit test ## all that must hold before a commit is shared
+
+.PHONY: demo
+demo: root build parts ## three Consul servers, Envoys, failures and a live table; KEEP=1 leaves it running
+	KEEP=$(KEEP) $(GO) run ./tools/testbed/demo
+
+.PHONY: clean
+clean: ## remove what was built; Consul, Envoy and the linter stay in .cache/bin
+	rm -rf bin .cache/generate .cache/bench
+
+.PHONY: distclean
+distclean: clean ## remove .cache too
+	rm -rf .cache
