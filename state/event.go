@@ -9,7 +9,9 @@ import (
 // time, ids and the results of decisions, never their inputs.
 //
 // Seq and Time are stamped by the journal when the event is appended. An event
-// that is in force before it is journaled (a placement) is folded with Seq 0.
+// that is in force before it is journaled (a placement, a change of servers) is
+// folded with Seq 0 and carries its own time in its body, so that a replay gives
+// the same state.
 type Event struct {
 	Seq  uint64    // position in the journal, 1 for the first; 0 when not journaled yet
 	Time time.Time // UTC, never before the time of the previous event
@@ -49,6 +51,9 @@ var Kinds = []Kind{
 // ServerSeen says that the catalog lists a server that was not there before.
 type ServerSeen struct {
 	Server ServerSpec `json:"server"`
+	// At is when that came into force, where it was before it is journaled.
+	// Zero means the time of the event.
+	At time.Time `json:"at,omitzero"`
 }
 
 // ServerChanged says that a listed server has a new address, port or version.
@@ -58,7 +63,8 @@ type ServerChanged struct {
 
 // ServerGone says that the catalog no longer lists a server as passing.
 type ServerGone struct {
-	ID string `json:"id"`
+	ID string    `json:"id"`
+	At time.Time `json:"at,omitzero"` // as that of ServerSeen
 }
 
 // ServerDrained says that an operator wants no proxy on a server. It holds for

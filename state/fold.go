@@ -28,9 +28,9 @@ const MaxRest = time.Hour
 // which the daemon needs: it folds a placement (with Seq 0) while a batch of
 // promises is still on its way to the disk.
 //
-// A placement that was folded with Seq 0 is not folded again once it is
-// journaled, as that could undo a later one; an event without a body moves only
-// Seq and Time, and says that everything up to Seq is folded.
+// What was folded with Seq 0 is not folded again once it is journaled, as that
+// could undo something later; an event without a body moves only Seq and Time,
+// and says that everything up to Seq is folded.
 func Fold(s State, e Event) State {
 	s.Seq = max(s.Seq, e.Seq)
 	if e.Time.After(s.Time) {
@@ -38,13 +38,13 @@ func Fold(s State, e Event) State {
 	}
 	switch b := e.Body.(type) {
 	case ServerSeen:
-		s.serverSeen(b.Server, e.Time)
+		s.serverSeen(b.Server, either(b.At, e.Time))
 	case ServerChanged:
 		if _, ok := s.Servers[b.Server.ID]; ok {
 			s.serverSeen(b.Server, e.Time)
 		}
 	case ServerGone:
-		s.serverGone(b.ID, e.Time)
+		s.serverGone(b.ID, either(b.At, e.Time))
 	case ServerDrained:
 		if _, ok := s.Drained[b.ID]; !ok {
 			s.Drained[b.ID] = Drain{By: b.By, Since: e.Time}
@@ -58,9 +58,17 @@ func Fold(s State, e Event) State {
 	case ProxyDeregistered:
 		s.proxyDeregistered(b.ID, e.Time)
 	case Placed:
-		s.placed(b, e.Time)
+		s.placed(b, either(b.At, e.Time))
 	}
 	return s
+}
+
+// either returns at, or the event's time where the body has none of its own.
+func either(at, event time.Time) time.Time {
+	if at.IsZero() {
+		return event
+	}
+	return at
 }
 
 // serverSeen lists a server, or gives a listed one another spec. A tenure of a
@@ -147,9 +155,6 @@ func (s *State) placed(b Placed, at time.Time) {
 	old, ok := s.Proxies[b.ID]
 	if !ok {
 		return
-	}
-	if !b.At.IsZero() {
-		at = b.At
 	}
 	p := *old
 	p.Ranked, p.Reason, p.Placed = b.Ranked, b.Reason, at

@@ -242,6 +242,13 @@ type Stats struct {
 	Err         error     // ErrBroken with its cause, or nil
 }
 
+// Meta returns what the journal says of itself.
+func (j *Journal) Meta() Meta {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.meta
+}
+
 // Stats returns the journal's figures.
 func (j *Journal) Stats() Stats {
 	j.mu.Lock()
