@@ -219,11 +219,10 @@ func (r *Registry) setMeta() error {
 // snapshot bounds replay. It takes the place of a sync, and a state that is
 // exactly what the journal holds.
 func (r *Registry) snapshot() {
-	if len(r.pending) > 0 || r.s.Seq < r.snapSeq+snapshotEvery {
+	if len(r.pending) > 0 || !r.cfg.Journal.SnapshotDue() {
 		return
 	}
 	r.inflight = true
-	r.snapSeq = r.s.Seq
 	s := r.s.Clone()
 	go func() {
 		r.committed <- commit{snapshot: true, err: r.cfg.Journal.Snapshot(s)}

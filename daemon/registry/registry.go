@@ -39,8 +39,6 @@ const (
 	rebalanceEvery = 30 * time.Second
 	// restFor is how long a VIP stays unused after its proxy left.
 	restFor = time.Minute
-	// snapshotEvery bounds replay.
-	snapshotEvery = 10_000 // events
 )
 
 // Errors that the registry's calls return, wrapped.
@@ -60,6 +58,7 @@ var (
 // Journal is what the registry needs of package journal.
 type Journal interface {
 	Append(bodies ...state.Body) ([]state.Event, error)
+	SnapshotDue() bool
 	Snapshot(s state.State) error
 }
 
@@ -122,7 +121,6 @@ type Registry struct {
 	unsettled bool                         // a placement was put off
 	joining   map[string]state.PlaceReason // servers that have not had their share yet, and why they get one
 	joined    time.Time                    // when the last of them came
-	snapSeq   uint64                       // of the last snapshot
 	drifting  bool                         // the last reconcile found drift: say it once
 }
 
@@ -144,7 +142,6 @@ func New(cfg Config) *Registry {
 		byIndex:   map[uint32]string{},
 		slots:     map[uint16]string{},
 		joining:   map[string]state.PlaceReason{},
-		snapSeq:   cfg.State.Seq,
 	}
 	if r.now == nil {
 		r.now = time.Now

@@ -1,0 +1,192 @@
+// Package daemon is lictord: it wires the components together, in the order of
+// starting that nothing may break, and runs them until it is told to stop.
+package daemon
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lictor-mesh/lictor/daemon/catalog"
+	"github.com/lictor-mesh/lictor/daemon/config"
+	"github.com/lictor-mesh/lictor/daemon/connections"
+	"github.com/lictor-mesh/lictor/daemon/metrics"
+	"github.com/lictor-mesh/lictor/daemon/owners"
+	"github.com/lictor-mesh/lictor/daemon/registry"
+	"github.com/lictor-mesh/lictor/daemon/server"
+	"github.com/lictor-mesh/lictor/daemon/version"
+	"github.com/lictor-mesh/lictor/kernel"
+	"github.com/lictor-mesh/lictor/state/journal"
+)
+
+// Daemon is a running lictord. Its fields do not change after open.
+type Daemon struct {
+	cfg      config.Config
+	log      *slog.Logger
+	started  time.Time
+	resolver owners.Resolver
+	journal  *journal.Journal
+	kernel   *kernel.Kernel
+	registry *registry.Registry
+	catalog  *catalog.Catalog
+	metrics  *metrics.Metrics
+	server   *server.Server
+	hub      connections.Hub
+	attached attachment
+}
+
+// Run is lictord until ctx ends. Whatever it returns, redirects go on: the
+// hook, its maps and the journal stay as they are.
+func Run(ctx context.Context, cfg config.Config, logger *slog.Logger) (err error) {
+	d := &Daemon{cfg: cfg, log: logger.With("component", "daemon"), started: time.Now()}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.open(ctx, logger); err != nil {
+		return err
+	}
+	d.log.Info("started", "version", version.Version(), "node", cfg.NodeName,
+		"journal_seq", d.journal.Stats().Last)
+	err = d.run(ctx)
+	d.log.Info("stopped; redirects go on in the kernel")
+	return err
+}
+
+// open starts in DESIGN's order: lock, verify, replay, read the maps, journal
+// what the kernel decided meanwhile, and only then repair. The programs are put
+// into effect after the map is right, so that a first start refuses nobody who
+// is registered.
+func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
+	boot, err := owners.BootID()
+	if err != nil {
+		return err
+	}
+	d.resolver = owners.Resolver{BootID: boot}
+	began := time.Now()
+	j, s, err := journal.Open(ctx, d.cfg.StateDir, journal.Options{MachineID: machineID()})
+	if err != nil {
+		return err
+	}
+	d.journal = j
+	d.log.Debug("journal replayed", "seq", s.Seq, "took_ms", time.Since(began).Milliseconds())
+
+	bounceBytes := uint32(bounceBytesPlain)
+	if !d.cfg.TLS.Disabled {
+		bounceBytes = bounceBytesTLS
+	}
+	kcfg := kernel.Config{
+		BPFFS: d.cfg.BPFFS, Cgroup: d.cfg.Cgroup,
+		Pool4: d.cfg.VIPCIDR, Pool6: d.cfg.VIPCIDR6,
+		BounceBytes: bounceBytes, Logger: logger,
+	}
+	if d.kernel, err = kernel.Open(ctx, kcfg); err != nil {
+		return err
+	}
+	uuid, err := parseUUID(j.Meta().UUID)
+	if err != nil {
+		return err
+	}
+	d.metrics = metrics.New(version.Version())
+	d.registry = registry.New(registry.Config{
+		State: s, Journal: j, JournalUUID: uuid, Maps: d.kernel,
+		Pools: registry.Pools{V4: d.cfg.VIPCIDR, V6: d.cfg.VIPCIDR6}, Port: d.cfg.VIPPort,
+		BootID: boot, Seed: d.cfg.NodeName, Hold: d.kernel.HoldFor,
+		Observer: d.metrics, Logger: logger,
+	})
+	if err := d.registry.Start(); err != nil {
+		return err
+	}
+	if err := d.kernel.Attach(ctx); err != nil {
+		return err
+	}
+	d.attached.set(d.kernel.Verify(ctx))
+	if d.catalog, err = catalog.New(d.catalogConfig(logger)); err != nil {
+		return err
+	}
+	d.metrics.Collect(d.reading)
+	d.server = server.New(server.Config{
+		Backend: backend{d}, Logger: logger,
+		Socket: d.cfg.Socket, HTTPAddr: d.cfg.HTTPAddr, Metrics: d.metrics.Handler(),
+	})
+	return d.server.Listen()
+}
+
+// A refusal has brought a few hundred bytes; under TLS the handshake adds up to
+// 3,300 (measured, with a client certificate).
+const (
+	bounceBytesPlain = 1000
+	bounceBytesTLS   = 4000
+)
+
+// run is the run group: when one component ends with an error, all stop.
+func (d *Daemon) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	for _, component := range []struct {
+		name string
+		run  func(context.Context) error
+	}{
+		{"registry", d.registry.Run},
+		{"catalog", d.catalog.Run},
+		{"servers", d.followServers},
+		{"events", d.readEvents},
+		{"attachment", d.watchAttachment},
+		{"owners", owners.NewWatcher(d.registry, d.resolver, d.log).Run},
+		{"api", d.server.Run},
+	} {
+		group.Go(func() error {
+			if err := component.run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%s: %w", component.name, err)
+			}
+			return nil
+		})
+	}
+	return group.Wait()
+}
+
+// close releases what open got, in reverse.
+func (d *Daemon) close() error {
+	var errs []error
+	if d.kernel != nil {
+		errs = append(errs, d.kernel.Close())
+	}
+	if d.journal != nil {
+		errs = append(errs, d.journal.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Daemon) catalogConfig(logger *slog.Logger) catalog.Config {
+	return catalog.Config{
+		Addresses: d.cfg.ConsulAddresses.String(),
+		HTTPPort:  d.cfg.ConsulHTTPPort, GRPCPort: d.cfg.ConsulGRPCPort,
+		TokenFile: d.cfg.ConsulTokenFile, WatchDisabled: d.cfg.ServerWatchDisabled,
+		TLS: catalog.TLS{
+			Disabled: d.cfg.TLS.Disabled, CACerts: d.cfg.TLS.CACerts,
+			Cert: d.cfg.TLS.Cert, Key: d.cfg.TLS.Key, ServerName: d.cfg.TLS.ServerName,
+		},
+		Log: logger,
+	}
+}
+
+// machineID tells a journal that came with a copied disk; "" where there is
+// none, as in containers.
+func machineID() string {
+	b, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(b))
+}
+
+func parseUUID(s string) (id [16]byte, err error) {
+	b, err := hex.DecodeString(strings.ReplaceAll(s, "-", ""))
+	if err != nil || len(b) != len(id) {
+		return id, fmt.Errorf("journal's uuid %q is none", s)
+	}
+	return [16]byte(b), nil
+}

@@ -1,0 +1,99 @@
+// Package owners finds out who may connect to a VIP: it turns what a caller
+// asks for into numbers that the kernel can compare, finds them again after a
+// reboot, and notices when they are gone.
+package owners
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/kernel/cgroup"
+	"github.com/lictor-mesh/lictor/kernel/netns"
+	"github.com/lictor-mesh/lictor/state"
+)
+
+// ErrRootOnly: only root may name an owner other than itself.
+var ErrRootOnly = errors.New("only root may name another owner than the caller's network namespace")
+
+// ErrInvalid: the owner that was asked for cannot be used.
+var ErrInvalid = errors.New("invalid owner")
+
+// Caller is who asks.
+type Caller struct {
+	UID         uint32
+	NetnsCookie uint64
+	NetnsInode  uint64
+}
+
+// Resolver resolves owners in one boot of the host. It is safe for concurrent
+// use.
+type Resolver struct {
+	BootID string
+	// CgroupRoot is the mount point of the cgroup2 hierarchy.
+	CgroupRoot string
+}
+
+// Requested resolves the owner that a registration asks for. A path that is not
+// there is an error now: a typo must not wait for ever.
+func (r Resolver) Requested(c Caller, req v1.RegisterRequest) (state.Owner, error) {
+	named := 0
+	for _, s := range []string{req.Netns, req.Cgroup, req.Owner} {
+		if s != "" {
+			named++
+		}
+	}
+	switch {
+	case named > 1:
+		return state.Owner{}, fmt.Errorf("%w: give one of netns, cgroup and owner, or none for the caller's network namespace", ErrInvalid)
+	case named == 1 && c.UID != 0:
+		return state.Owner{}, ErrRootOnly
+	case req.Owner == string(state.OwnerAny):
+		return state.Owner{Kind: state.OwnerAny}, nil
+	case req.Owner != "":
+		return state.Owner{}, fmt.Errorf("%w: owner can only be \"any\"; name a namespace by netns and a cgroup by cgroup", ErrInvalid)
+	case req.Netns != "":
+		return r.Resolve(state.Owner{Kind: state.OwnerNetns, Path: req.Netns})
+	case req.Cgroup != "":
+		return r.Resolve(state.Owner{Kind: state.OwnerCgroup, Path: req.Cgroup})
+	case c.NetnsCookie == 0:
+		return state.Owner{}, fmt.Errorf("%w: the kernel does not tell the caller's network namespace (SO_NETNS_COOKIE, Linux 5.14); as root, give netns or cgroup", ErrInvalid)
+	default:
+		return state.Owner{Kind: state.OwnerNetns, ID: c.NetnsCookie, Inode: c.NetnsInode, BootID: r.BootID}, nil
+	}
+}
+
+// Resolve finds the numbers of an owner by its path, in this boot.
+func (r Resolver) Resolve(o state.Owner) (state.Owner, error) {
+	switch o.Kind {
+	case state.OwnerNetns:
+		ns, err := netns.Stat(o.Path)
+		if err != nil {
+			return o, fmt.Errorf("%w: network namespace %s: %w", ErrInvalid, o.Path, err)
+		}
+		o.ID, o.Inode = ns.Cookie, ns.Inode
+	case state.OwnerCgroup:
+		cg, err := cgroup.Stat(o.Path)
+		if err != nil {
+			return o, fmt.Errorf("%w: cgroup %s: %w", ErrInvalid, o.Path, err)
+		}
+		if cg.Level == 0 {
+			return o, fmt.Errorf("%w: %s is the root of the hierarchy, which every process is below; say owner \"any\" if that is meant", ErrInvalid, o.Path)
+		}
+		o.ID, o.Level = cg.ID, cg.Level
+	default:
+		return o, nil
+	}
+	o.BootID = r.BootID
+	return o, nil
+}
+
+// BootID reads the id of the running boot.
+func BootID() (string, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the boot id: %w", err)
+	}
+	return string(b[:max(0, len(b)-1)]), nil
+}

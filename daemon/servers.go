@@ -1,0 +1,96 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/daemon/metrics"
+	"github.com/lictor-mesh/lictor/daemon/registry"
+	"github.com/lictor-mesh/lictor/kernel"
+)
+
+// Servers lists what the catalog lists, what is drained, and what has
+// connections still.
+func (b backend) Servers(ctx context.Context) ([]v1.Server, error) {
+	snap, err := b.registry.Snapshot(ctx)
+	if err != nil {
+		return nil, problem(err)
+	}
+	counters, err := b.kernel.Servers()
+	if err != nil {
+		return nil, fmt.Errorf("read the kernel's counters: %w", err)
+	}
+	out := []v1.Server{}
+	for id, slot := range snap.Slots {
+		n := counters[slot]
+		s := v1.Server{
+			ID: id, Proxies: snap.First[id], Active: n.Active(),
+			Redirected: n.Redirected, Attempted: n.Attempted, Established: n.Established,
+			Failed: n.Failed, FailedLocal: n.Redirected - n.Attempted, Bounced: n.Bounced,
+			BytesIn: n.BytesIn, BytesOut: n.BytesOut, Addresses: []string{},
+		}
+		if drain, ok := snap.State.Drained[id]; ok {
+			s.Drained, s.DrainedBy = true, drain.By
+		}
+		if srv := snap.State.Servers[id]; srv != nil {
+			s.Listed, s.Since, s.GRPCPort, s.Version = true, srv.Since, srv.Port, srv.Version
+			if srv.Addr4.IsValid() {
+				s.Addresses = append(s.Addresses, srv.Addr4.String())
+			}
+			if srv.Addr6.IsValid() {
+				s.Addresses = append(s.Addresses, srv.Addr6.String())
+			}
+		}
+		if s.Listed || s.Drained || s.Active > 0 {
+			out = append(out, s)
+		}
+	}
+	slices.SortFunc(out, func(x, y v1.Server) int { return cmp.Compare(x.ID, y.ID) })
+	return out, nil
+}
+
+// reading is what a scrape reads. It asks the registry for names only.
+func (d *Daemon) reading(ctx context.Context) (metrics.Reading, error) {
+	snap, err := d.registry.Snapshot(ctx)
+	if err != nil {
+		return metrics.Reading{}, err
+	}
+	counters, err := d.kernel.Servers()
+	if err != nil {
+		return metrics.Reading{}, err
+	}
+	latencies, err := d.kernel.Latency()
+	if err != nil {
+		return metrics.Reading{}, err
+	}
+	reasons, err := d.kernel.Reasons()
+	if err != nil {
+		return metrics.Reading{}, err
+	}
+	stats := d.journal.Stats()
+	contact := d.catalog.Status()
+	r := metrics.Reading{
+		Reasons:     reasons,
+		RingDropped: reasons[kernel.ReasonRingDropped],
+		Drift:       drift(d.registry),
+		Journal:     metrics.Journal{Seq: stats.Last, Bytes: stats.Bytes},
+		Consul:      metrics.Consul{LastContact: contact.LastContact, Errors: contact.Errors},
+	}
+	for id, slot := range snap.Slots {
+		r.Servers = append(r.Servers, metrics.Server{
+			ID: id, Counters: counters[slot], Latency: latencies[slot], Proxies: snap.First[id],
+		})
+	}
+	return r, nil
+}
+
+func drift(r *registry.Registry) map[string]uint64 {
+	out := map[string]uint64{}
+	for kind, n := range r.Drift() {
+		out[string(kind)] = n
+	}
+	return out
+}

@@ -1,0 +1,210 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/daemon/server"
+	"github.com/lictor-mesh/lictor/daemon/version"
+	"github.com/lictor-mesh/lictor/kernel"
+	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/state/journal"
+)
+
+// verifyEvery is how long a hook that is gone may go unnoticed.
+const verifyEvery = 3 * time.Second
+
+// attachment is what the last verification found.
+type attachment struct {
+	mu  sync.Mutex
+	at  kernel.Attachment
+	err error
+	on  time.Time
+}
+
+func (a *attachment) set(found kernel.Attachment, err error) (changed bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	changed = !a.on.IsZero() && (a.err == nil) != (err == nil)
+	a.at, a.err, a.on = found, err, time.Now()
+	return changed
+}
+
+func (a *attachment) get() (kernel.Attachment, time.Time, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.at, a.on, a.err
+}
+
+// watchAttachment verifies again and again that the hook is in effect. It does
+// not attach again what somebody took away: that may have been meant.
+func (d *Daemon) watchAttachment(ctx context.Context) error {
+	tick := time.NewTicker(verifyEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		found, err := d.kernel.Verify(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		switch changed := d.attached.set(found, err); {
+		case changed && err != nil:
+			d.log.Error("hook is not in effect: new connects to VIPs fail until lictord is restarted", "err", err)
+		case changed:
+			d.log.Info("hook is in effect again")
+		}
+	}
+}
+
+// Status implements server.Backend. It asks the registry last and with little
+// patience, so that it says something whatever hangs.
+func (b backend) Status(ctx context.Context) (v1.Status, error) {
+	found, verified, hookErr := b.attached.get()
+	st := v1.Status{
+		Version: version.Version(), Node: b.cfg.NodeName, PID: os.Getpid(), Started: b.started,
+		Attachment: v1.Attachment{
+			InEffect: hookErr == nil, Cgroup: found.Cgroup, CgroupID: found.CgroupID, Verified: verified,
+		},
+		Reasons: map[string]uint64{}, Drift: drift(b.registry),
+		Ring: v1.Ring{Events: b.metrics.RingEvents()},
+	}
+	if hookErr != nil {
+		st.Attachment.Problem = hookErr.Error()
+		st.Problems = append(st.Problems, "The hook is not in effect, connects to VIPs fail: "+hookErr.Error()+". Restart lictord to attach it again.")
+	}
+	for _, pool := range []string{b.cfg.VIPCIDR.String(), b.cfg.VIPCIDR6.String()} {
+		if pool != noPrefix {
+			st.Pools = append(st.Pools, pool)
+		}
+	}
+	reasons, err := b.kernel.Reasons()
+	if err != nil {
+		return st, fmt.Errorf("read the kernel's counters: %w", err)
+	}
+	for reason, n := range reasons {
+		st.Reasons[reason.String()] = n
+	}
+	st.Ring.Dropped = reasons[kernel.ReasonRingDropped]
+	b.consulStatus(&st)
+	b.journalStatus(&st)
+	if err := b.proxyStatus(ctx, &st); err != nil {
+		return st, err
+	}
+	// Without Consul what is journaled stays in force: a problem, but the host
+	// does its work.
+	st.Ready = hookErr == nil && st.Journal.Writable && st.Servers > 0
+	return st, nil
+}
+
+// noPrefix is how a zero netip.Prefix prints.
+const noPrefix = "invalid Prefix"
+
+func (b backend) consulStatus(st *v1.Status) {
+	contact := b.catalog.Status()
+	st.Consul = v1.Consul{
+		Address: contact.Server, LastContact: contact.LastContact,
+		Errors: contact.Errors, LastError: contact.Problem,
+	}
+	if contact.Problem == "" {
+		return
+	}
+	st.Consul.NoContact = contact.Since
+	st.Problems = append(st.Problems, fmt.Sprintf(
+		"No contact with Consul since %s, the last known servers stay in force: %s",
+		contact.Since.Local().Format(time.DateTime), contact.Problem))
+}
+
+func (b backend) journalStatus(st *v1.Status) {
+	stats := b.journal.Stats()
+	st.Journal = v1.Journal{
+		UUID: b.journal.Meta().UUID, Seq: stats.Last, Oldest: stats.First, Bytes: stats.Bytes, Writable: true,
+	}
+	if err := b.registry.JournalProblem(); err != nil {
+		st.Journal.Writable, st.Journal.Problem = false, err.Error()
+		st.Problems = append(st.Problems, "The journal cannot be written, registrations are refused and placements are not recorded: "+err.Error())
+	}
+}
+
+func (b backend) proxyStatus(ctx context.Context, st *v1.Status) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	views, err := b.registry.Views(ctx)
+	if err != nil {
+		return problem(err)
+	}
+	st.Proxies.Total = len(views)
+	for _, v := range views {
+		switch proxyState(v) {
+		case v1.ProxyWaiting:
+			st.Proxies.Waiting++
+		case v1.ProxyNoOwner:
+			st.Proxies.NoOwner++
+		}
+	}
+	snap, err := b.registry.Snapshot(ctx)
+	if err != nil {
+		return problem(err)
+	}
+	st.Servers, st.Journal.Pending = len(snap.State.Servers), snap.Pending
+	if st.Servers == 0 {
+		st.Problems = append(st.Problems, "No Consul server is known: connects to VIPs are refused. Check --consul-addresses.")
+	}
+	return nil
+}
+
+// Journal implements server.Backend.
+func (b backend) Journal(ctx context.Context, since uint64, follow bool, fn func(v1.JournalEvent) error) error {
+	each := func(e state.Event) error {
+		line, err := journalEvent(e)
+		if err != nil {
+			return err
+		}
+		return fn(line)
+	}
+	if follow {
+		return retained(b.journal.Follow(ctx, since, each))
+	}
+	return retained(b.journal.Read(since, each))
+}
+
+// History implements server.Backend.
+func (b backend) History(_ context.Context, id string) (v1.History, error) {
+	h := v1.History{ProxyID: id, Oldest: b.journal.Stats().First}
+	events, err := b.journal.History(id, 0)
+	if err != nil {
+		return h, retained(err)
+	}
+	if len(events) == 0 {
+		return h, fmt.Errorf("%w: the journal has no event of proxy %s since sequence number %d", server.ErrNotFound, id, h.Oldest)
+	}
+	for _, e := range events {
+		line, err := journalEvent(e)
+		if err != nil {
+			return h, err
+		}
+		h.Events = append(h.Events, line)
+	}
+	return h, nil
+}
+
+func journalEvent(e state.Event) (v1.JournalEvent, error) {
+	data, err := json.Marshal(e.Body)
+	return v1.JournalEvent{Seq: e.Seq, Time: e.Time, Kind: string(e.Body.Kind()), Data: data}, err
+}
+
+func retained(err error) error {
+	if errors.Is(err, journal.ErrNotRetained) {
+		return fmt.Errorf("%w: %w", server.ErrGone, err)
+	}
+	return err
+}
