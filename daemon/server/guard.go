@@ -17,7 +17,7 @@ func (s *Server) guard(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer := &answer{ResponseWriter: w}
 		defer s.recoverPanic(answer, r)
-		deadline := time.Now().Add(readTimeout + answerTimeout)
+		deadline := time.Now().Add(s.timing.read + s.timing.answer)
 		_ = http.NewResponseController(w).SetWriteDeadline(deadline) // net/http's own connections can
 
 		if p, ok := peerOf(r.Context()); ok && p.over {
@@ -73,9 +73,9 @@ func (s *Server) recoverPanic(w *answer, r *http.Request) {
 // bounded gives a handler's backend the time that an answer may take. The
 // request has been read by then, so its own limit ends: net/http would take its
 // expiry for a caller that has gone.
-func bounded(w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
+func (s *Server) bounded(w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	return context.WithTimeout(r.Context(), answerTimeout)
+	return context.WithTimeout(r.Context(), s.timing.answer)
 }
 
 // answer remembers whether anything was answered yet.

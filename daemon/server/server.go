@@ -23,16 +23,21 @@ type Config struct {
 	Metrics http.Handler
 }
 
-// Times within which a client must do its part. A client that is slower loses
-// its connection, so that none can hold on to the daemon's memory.
-const (
-	headerTimeout   = 5 * time.Second  // from the connection, or the last answer's end, to the end of a request's header
-	readTimeout     = 10 * time.Second // to the end of a request's body
-	answerTimeout   = 30 * time.Second // from there to the end of the answer
-	idleTimeout     = 60 * time.Second // between two requests
-	lineTimeout     = 10 * time.Second // for a line of a stream to be taken
-	shutdownTimeout = 5 * time.Second  // for answers under way when the daemon stops
-)
+// timing is the time within which a client must do its part. A client that is
+// slower loses its connection, so that none can hold on to the daemon's memory.
+type timing struct {
+	header   time.Duration // from the connection, or a request's first byte, to the end of its header
+	read     time.Duration // from there to the end of its body
+	answer   time.Duration // from there to the end of the answer
+	idle     time.Duration // between two requests
+	line     time.Duration // for a line of a stream to be taken
+	shutdown time.Duration // for answers under way when the daemon stops
+}
+
+var defaultTiming = timing{
+	header: 5 * time.Second, read: 10 * time.Second, answer: 30 * time.Second,
+	idle: 60 * time.Second, line: 10 * time.Second, shutdown: 5 * time.Second,
+}
 
 const (
 	maxHeader    = 16 << 10 // bytes of a request's header
@@ -47,6 +52,7 @@ type Server struct {
 	pages    net.Listener  // nil without HTTPAddr
 	stopping chan struct{} // closed when Run begins to stop: ends streams
 	limits   limits
+	timing   timing
 }
 
 // New makes a server. It starts and opens nothing.
@@ -56,7 +62,7 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		cfg: cfg, log: cfg.Logger.With("component", "api"),
-		stopping: make(chan struct{}), limits: defaultLimits,
+		stopping: make(chan struct{}), limits: defaultLimits, timing: defaultTiming,
 	}
 }
 
@@ -118,7 +124,7 @@ func (s *Server) Run(ctx context.Context) error {
 		errs = append(errs, fmt.Errorf("serve the API: %w", err))
 	}
 	close(s.stopping)
-	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.timing.shutdown)
 	defer cancel()
 	for _, server := range servers {
 		if err := server.Shutdown(stop); err != nil {
@@ -139,9 +145,9 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) httpServer(mux *http.ServeMux) *http.Server {
 	return &http.Server{
 		Handler:           s.guard(mux),
-		ReadHeaderTimeout: headerTimeout,
-		ReadTimeout:       readTimeout,
-		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: s.timing.header,
+		ReadTimeout:       s.timing.read,
+		IdleTimeout:       s.timing.idle,
 		MaxHeaderBytes:    maxHeader,
 		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),

@@ -24,7 +24,7 @@ func (s *Server) journal(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	out := startStream(w)
+	out := s.startStream(w)
 	if r.Method == http.MethodHead {
 		out.open()
 		return
@@ -52,7 +52,7 @@ func (s *Server) connections(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	out := startStream(w)
+	out := s.startStream(w)
 	if r.Method == http.MethodHead {
 		out.open()
 		return
@@ -157,17 +157,18 @@ func caught(f func() error) (err error) {
 
 // stream writes JSON lines. It is for one goroutine.
 type stream struct {
-	w      http.ResponseWriter
-	rc     *http.ResponseController
-	opened bool // the header is written
-	failed bool // the reader has gone, or was too slow
+	w        http.ResponseWriter
+	rc       *http.ResponseController
+	opened   bool          // the header is written
+	failed   bool          // the reader has gone, or was too slow
+	patience time.Duration // for a line to be taken
 }
 
 // startStream lifts the limits of a short answer: each line has one of its own.
-func startStream(w http.ResponseWriter) *stream {
+func (s *Server) startStream(w http.ResponseWriter) *stream {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Time{})
-	return &stream{w: w, rc: rc}
+	return &stream{w: w, rc: rc, patience: s.timing.line}
 }
 
 // open writes the header, once.
@@ -176,7 +177,7 @@ func (o *stream) open() {
 		return
 	}
 	o.opened = true
-	_ = o.rc.SetWriteDeadline(time.Now().Add(lineTimeout))
+	_ = o.rc.SetWriteDeadline(time.Now().Add(o.patience))
 	o.w.Header().Set("Content-Type", "application/jsonl")
 	o.w.Header().Set("Cache-Control", "no-store")
 	o.w.WriteHeader(http.StatusOK)
@@ -190,7 +191,7 @@ func (o *stream) line(v any) error {
 		return fmt.Errorf("encode a line: %w", err)
 	}
 	o.open()
-	_ = o.rc.SetWriteDeadline(time.Now().Add(lineTimeout))
+	_ = o.rc.SetWriteDeadline(time.Now().Add(o.patience))
 	if _, err := o.w.Write(append(text, '\n')); err != nil {
 		o.failed = true
 		return fmt.Errorf("write a line: %w", err)
