@@ -7,8 +7,9 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/lictor-mesh/lictor/state"
 	"pgregory.net/rapid"
+
+	"github.com/lictor-mesh/lictor/state"
 )
 
 // model is a host whose proxies and servers come and go as rapid wants.

@@ -1,0 +1,386 @@
+package catalog
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestFollows(t *testing.T) {
+	f := newFake(t, node("b", "10.0.0.2", 8502), node("a", "10.0.0.1", 8502))
+	c := start(t, plain(f))
+	got := want(t, c, "a", "b")
+	if got[0] != (Server{ID: "a", NodeID: "id-of-a", Addr4: netip.MustParseAddr("10.0.0.1"), Port: 8502, Version: "1.20.1"}) {
+		t.Errorf("server %+v", got[0])
+	}
+	if s := c.Status(); s.Server != f.addr() || s.LastContact.IsZero() || s.Problem != "" || s.Errors != 0 {
+		t.Errorf("status %+v", s)
+	}
+
+	f.list(node("a", "10.0.0.1", 8502), node("b", "10.0.0.2", 8502), node("c", "10.0.0.3", 8502))
+	want(t, c, "a", "b", "c")
+	f.mu.Lock()
+	took := time.Since(f.answered)
+	f.mu.Unlock()
+	if took > 100*time.Millisecond {
+		t.Errorf("handed on %v after Consul answered", took)
+	}
+	f.list(node("a", "10.0.0.9", 9502), node("c", "10.0.0.3", 8502)) // one is critical, one moved
+	if got := want(t, c, "a", "c"); got[0].Addr4 != netip.MustParseAddr("10.0.0.9") || got[0].Port != 9502 {
+		t.Errorf("server %+v", got[0])
+	}
+	f.set(func() { f.index++ }) // no change in what we see
+	none(t, c)
+}
+
+// Nobody takes the sets: only the newest is kept.
+func TestNewestWins(t *testing.T) {
+	f := newFake(t, node("a", "10.0.0.1", 8502))
+	c := start(t, plain(f))
+	eventually(t, c, "contact", func(s Status) bool { return s.Server != "" })
+	for i := range 20 {
+		f.list(node(fmt.Sprintf("n%02d", i), "10.0.0.1", 8502))
+		eventually(t, c, "followed", func(Status) bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.last[0].ID == fmt.Sprintf("n%02d", i)
+		})
+	}
+	want(t, c, "n19")
+	none(t, c)
+}
+
+func TestNextIndex(t *testing.T) {
+	for _, tt := range []struct{ last, got, want uint64 }{
+		{0, 0, 1}, {0, 7, 7}, {7, 7, 7}, {7, 9, 9}, {7, 6, 0}, {7, 0, 0}, {1, 1, 1},
+	} {
+		if got := nextIndex(tt.last, tt.got); got != tt.want {
+			t.Errorf("nextIndex(%d, %d) = %d, want %d", tt.last, tt.got, got, tt.want)
+		}
+	}
+}
+
+func TestIndexGoesBackwards(t *testing.T) {
+	f := newFake(t, node("a", "10.0.0.1", 8502))
+	c := start(t, plain(f))
+	want(t, c, "a")
+	f.set(func() { f.index = 3; f.nodes = []entry{node("b", "10.0.0.2", 8502)} })
+	want(t, c, "b")
+	for deadline := time.Now().Add(5 * time.Second); len(f.queries()) < 4 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	f.list(node("c", "10.0.0.3", 8502))
+	want(t, c, "c")
+	asked := f.queries()
+	if len(asked) < 4 || !slices.Equal(asked[:4], []string{"", "10", "", "3"}) {
+		t.Errorf("asked with indexes %q", asked)
+	}
+}
+
+// What must never be applied: the last set stays, and status says why.
+func TestNotApplied(t *testing.T) {
+	tests := map[string]struct {
+		fault func(*fake)
+		want  string
+	}{
+		"empty":                {func(f *fake) { f.nodes = nil }, "lists no healthy Consul server"},
+		"filtered":             {func(f *fake) { f.nodes = f.nodes[:1]; f.filtered = true }, "ACLs hide servers"},
+		"filtered and empty":   {func(f *fake) { f.nodes = nil; f.filtered = true }, "ACLs hide servers"},
+		"no leader":            {func(f *fake) { f.nodes = f.nodes[:1]; f.noLeader = true }, "leader"},
+		"no gRPC port":         {func(f *fake) { f.nodes = []entry{node("a", "10.0.0.1", 0)} }, "set ports.grpc in"},
+		"error 500":            {func(f *fake) { f.status, f.body = 500, "rpc error: No cluster leader" }, "has no leader"},
+		"token refused":        {func(f *fake) { f.status, f.body = 403, "ACL not found" }, "refuses the token"},
+		"rate limited":         {func(f *fake) { f.status, f.body = 429, "rate limit exceeded" }, "limits requests"},
+		"a redirect elsewhere": {func(f *fake) { f.status, f.body = 302, "" }, "cannot answer"},
+		"answers nothing":      {func(f *fake) { f.hang = true }, "does not answer in time"},
+		"something but Consul": {func(f *fake) { f.status, f.body = 200, "<html>" }, "cannot be asked"},
+		"TLS wanted on the port": {func(f *fake) {
+			f.status, f.body = 400, "Client sent an HTTP request to an HTTPS server."
+		}, "wants TLS"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := newFake(t, node("a", "10.0.0.1", 8502), node("b", "10.0.0.2", 8502))
+			var log lines
+			cfg := plain(f)
+			cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+			c := start(t, cfg)
+			want(t, c, "a", "b")
+			var before []entry
+			f.set(func() { before = f.nodes; tt.fault(f); f.index++ })
+			s := eventually(t, c, "problem", func(s Status) bool { return s.Errors > 6 })
+			if !strings.Contains(s.Problem, tt.want) || !strings.Contains(s.Problem, f.addr()) && !strings.Contains(s.Problem, "ports.grpc") {
+				t.Errorf("problem %q, want %q in it", s.Problem, tt.want)
+			}
+			if s.LastContact.IsZero() || s.Since.Before(s.LastContact) || s.Server != "" {
+				t.Errorf("status %+v", s)
+			}
+			none(t, c)
+			for _, server := range []string{f.addr(), "10.0.0.1:8500", "10.0.0.2:8500"} {
+				if n := log.count("server=" + server + " problem="); n > 2 {
+					t.Errorf("%s logged %d times for %d errors", server, n, s.Errors)
+				}
+			}
+			if log.count("no contact with consul") == 0 {
+				t.Error("not logged")
+			}
+			f.set(func() {
+				f.nodes, f.filtered, f.noLeader, f.status, f.hang = append(before, node("c", "10.0.0.3", 8502)), false, false, 0, false
+				f.index++
+			})
+			want(t, c, "a", "b", "c")
+			if s := c.Status(); s.Problem != "" || s.Server == "" {
+				t.Errorf("after it is mended: %+v", s)
+			}
+			if log.count("consul answers again") != 1 {
+				t.Error("the end of it is not logged")
+			}
+		})
+	}
+}
+
+// The server that is followed dies, or is stopped: another is followed.
+func TestRotation(t *testing.T) {
+	for name, fault := range map[string]func(*fake){
+		"killed": func(f *fake) { _ = f.Listener.Close(); f.CloseClientConnections() },
+		"stopped": func(f *fake) {
+			f.mu.Lock() // blocked queries are not woken
+			f.hang = true
+			f.mu.Unlock()
+		},
+		"partitioned": func(f *fake) {
+			f.mu.Lock()
+			f.noLeader = true
+			f.mu.Unlock()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			one, two := newFake(t, node("a", "10.0.0.1", 8502)), newFake(t, node("a", "10.0.0.1", 8502))
+			c := start(t, plain(one, two))
+			want(t, c, "a")
+			if s := c.Status(); s.Server != one.addr() {
+				t.Fatalf("follows %s first", s.Server)
+			}
+			fault(one)
+			eventually(t, c, "another followed", func(s Status) bool { return s.Server == two.addr() })
+			two.list(node("b", "10.0.0.2", 8502))
+			want(t, c, "b")
+		})
+	}
+}
+
+func TestTargets(t *testing.T) {
+	var tg targets
+	if _, n := tg.next(); n != 0 {
+		t.Fatal("a target out of nothing")
+	}
+	tg.setOperator([]string{"x:1"})
+	tg.next()
+	tg.setCatalog([]Server{
+		{Addr4: netip.MustParseAddr("10.0.0.1")},
+		{Addr4: netip.MustParseAddr("10.0.0.2"), Addr6: netip.MustParseAddr("fd00::2")},
+		{Addr6: netip.MustParseAddr("fd00::3")},
+	}, 8500)
+	var got []string
+	for range 5 {
+		a, n := tg.next()
+		if n != 4 {
+			t.Fatalf("%d targets", n)
+		}
+		got = append(got, a)
+	}
+	if fmt.Sprint(got) != "[10.0.0.1:8500 10.0.0.2:8500 [fd00::3]:8500 x:1 10.0.0.1:8500]" {
+		t.Errorf("order %v", got)
+	}
+	tg.setOperator([]string{"y:1"})
+	if a, _ := tg.next(); a != "y:1" {
+		t.Errorf("a new address comes first, not %s", a)
+	}
+	tg.setCatalog(nil, 8500)
+	if a, n := tg.next(); a != "y:1" || n != 1 || len(tg.last) != 1 {
+		t.Errorf("%s of %d, remembered %v", a, n, tg.last)
+	}
+}
+
+func TestTokenIsReadAnew(t *testing.T) {
+	f := newFake(t, node("a", "10.0.0.1", 8502))
+	f.token = "second"
+	file := filepath.Join(t.TempDir(), "token")
+	cfg := plain(f)
+	cfg.TokenFile = file
+	c := start(t, cfg)
+	eventually(t, c, "no file", func(s Status) bool { return strings.Contains(s.Problem, file) })
+	writeFile(t, file, "first\n")
+	eventually(t, c, "wrong token", func(s Status) bool { return strings.Contains(s.Problem, "refuses the token") })
+	writeFile(t, file, "second\n")
+	want(t, c, "a")
+}
+
+func TestDNS(t *testing.T) {
+	f := newFake(t, node("a", "10.0.0.1", 8502))
+	ap := netip.MustParseAddrPort(f.addr())
+	var mu sync.Mutex
+	answer, asked := []netip.Addr(nil), 0
+	cfg := Config{
+		Addresses: "consul.example", HTTPPort: ap.Port(), TLS: TLS{Disabled: true}, Dial: dialLoopback,
+		Lookup: func(_ context.Context, host string) ([]netip.Addr, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if asked++; host != "consul.example" {
+				return nil, fmt.Errorf("asked for %s", host)
+			}
+			return answer, nil
+		},
+	}
+	c := start(t, cfg)
+	eventually(t, c, "unresolved", func(s Status) bool { return strings.Contains(s.Problem, "consul.example") })
+	mu.Lock()
+	answer = []netip.Addr{netip.MustParseAddr("127.0.0.2")} // where nobody listens
+	mu.Unlock()
+	eventually(t, c, "refused", func(s Status) bool { return strings.Contains(s.Problem, "127.0.0.2") })
+	mu.Lock()
+	answer = []netip.Addr{ap.Addr()} // resolved again on failure, long before the minute
+	mu.Unlock()
+	want(t, c, "a")
+}
+
+func TestExec(t *testing.T) {
+	f := newFake(t, node("a", "10.0.0.1", 8502))
+	dir := t.TempDir()
+	script := filepath.Join(dir, "servers")
+	writeFile(t, script, "#!/bin/sh\necho no permission >&2\nexit 3\n")
+	if err := os.Chmod(script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, Config{Addresses: "exec=" + script + " --all", TLS: TLS{Disabled: true}, Dial: dialLoopback})
+	eventually(t, c, "fails", func(s Status) bool { return strings.Contains(s.Problem, "no permission") })
+	writeFile(t, script, "#!/bin/sh\n")
+	eventually(t, c, "prints nothing", func(s Status) bool { return strings.Contains(s.Problem, "prints no addresses") })
+	writeFile(t, script, "#!/bin/sh\n[ \"$1\" = --all ] && echo "+f.addr()+"\n")
+	want(t, c, "a")
+}
+
+func TestWatchDisabled(t *testing.T) {
+	var mu sync.Mutex
+	answer, fail := []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("fd00::1")}, error(nil)
+	c := start(t, Config{
+		Addresses: "lb.example,[fd00::9]:9000", WatchDisabled: true, TLS: TLS{Disabled: true},
+		Lookup: func(context.Context, string) ([]netip.Addr, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return answer, fail
+		},
+		Dial: func(context.Context, string, string) (net.Conn, error) {
+			t.Error("asked a server")
+			return nil, net.ErrClosed
+		},
+	}, func(tm *timing) { tm.resolve = 50 * time.Millisecond })
+	got := want(t, c, "10.1.0.1:8502", "[fd00::1]:8502", "[fd00::9]:9000")
+	if got[0].Addr4 != netip.MustParseAddr("10.1.0.1") || got[1].Addr6 != netip.MustParseAddr("fd00::1") || got[2].Port != 9000 {
+		t.Errorf("servers %+v", got)
+	}
+	mu.Lock()
+	answer, fail = nil, &net.DNSError{Err: "no such host", Name: "lb.example"}
+	mu.Unlock()
+	eventually(t, c, "unresolved", func(s Status) bool { return s.Errors > 1 && strings.Contains(s.Problem, "lb.example") })
+	none(t, c)
+	mu.Lock()
+	answer, fail = []netip.Addr{netip.MustParseAddr("10.1.0.2")}, nil
+	mu.Unlock()
+	want(t, c, "10.1.0.2:8502", "[fd00::9]:9000")
+	if s := c.Status(); s.Problem != "" || s.Server == "" {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestEntries(t *testing.T) {
+	dual := node("dual", "10.0.0.1", 8502)
+	dual.Service.Address = "10.9.0.1"
+	dual.Service.TaggedAddresses = map[string]struct{ Address string }{"lan_ipv4": {"10.9.0.1"}, "lan_ipv6": {"fd00::1"}}
+	six := node("six", "fd00::6", 8502)
+	six.Node.TaggedAddresses = map[string]string{"lan_ipv4": "10.0.0.6", "wan_ipv4": "192.0.2.1"}
+	bad := node("bad", "consul.example", 8502)
+	servers, unusable := parseEntries([]entry{six, dual, bad, node("closed", "10.0.0.3", -1)}, true, 0)
+	if len(servers) != 2 || fmt.Sprint(unusable) != "[bad closed]" {
+		// -1 + 1 is 0: no port
+		t.Fatalf("servers %v, unusable %v", servers, unusable)
+	}
+	if s := servers[0]; s.Addr4.String() != "10.9.0.1" || s.Addr6.String() != "fd00::1" || s.Port != 8503 {
+		t.Errorf("dual: %+v", s)
+	}
+	if s := servers[1]; s.Addr4.String() != "10.0.0.6" || s.Addr6.String() != "fd00::6" {
+		t.Errorf("six: %+v", s)
+	}
+	if servers, _ := parseEntries([]entry{dual}, true, 443); servers[0].Port != 443 {
+		t.Errorf("port %d despite --consul-grpc-port", servers[0].Port)
+	}
+}
+
+func TestParseAddresses(t *testing.T) {
+	for in, want := range map[string]string{
+		"10.0.0.1":                       "{[{10.0.0.1 0}] []}",
+		" a.example, 10.0.0.1:8501 ,::1": "{[{a.example 0} {10.0.0.1 8501} {::1 0}] []}",
+		"[::1]:80,[fd00::1]":             "{[{::1 80} {fd00::1 0}] []}",
+		"exec=/bin/find --servers x":     "{[] [/bin/find --servers x]}",
+	} {
+		if got, err := parseAddresses(in); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", " , ", "exec=", "https://consul:8501", "a:0", "a:b", ":80", "a:1:2", "a:70000"} {
+		if got, err := parseAddresses(in); err == nil {
+			t.Errorf("%q: taken as %v", in, got)
+		}
+	}
+}
+
+func TestPause(t *testing.T) {
+	c := &Catalog{timing: defaultTiming}
+	for failures := range 100 {
+		d := c.pause(failures, 3)
+		lo, hi := time.Duration(0), c.timing.rotate
+		if failures >= 3 {
+			hi = min(c.timing.backoffTo, c.timing.backoff<<min(16, failures/3-1))
+			lo = hi / 2
+		}
+		if d < lo || d > hi {
+			t.Errorf("after %d failures: %v, not in %v to %v", failures, d, lo, hi)
+		}
+	}
+}
+
+func writeFile(t *testing.T, name, text string) {
+	t.Helper()
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lines collects a log.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) count(s string) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.Count(l.buf.String(), s)
+}

@@ -1,0 +1,99 @@
+package catalog
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"syscall"
+)
+
+// Problem is an error with a sentence for people, which says what is wrong and,
+// where something can be done, what.
+type Problem struct {
+	Sentence string
+	Err      error // the cause, nil when there is no more to say
+}
+
+// Error is the sentence with its cause.
+func (p *Problem) Error() string {
+	if p.Err == nil {
+		return p.Sentence
+	}
+	return p.Sentence + ": " + p.Err.Error()
+}
+
+// Unwrap is the cause.
+func (p *Problem) Unwrap() error { return p.Err }
+
+// explain finds the sentence for a query that got no answer.
+func explain(target string, err error) error {
+	var already *Problem
+	if errors.As(err, &already) {
+		return already
+	}
+	return &Problem{Sentence: "the Consul server at " + target + " " + reason(err), Err: err}
+}
+
+func reason(err error) string {
+	var (
+		unknownCA x509.UnknownAuthorityError
+		hostname  x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		noTLS     tls.RecordHeaderError
+		opErr     *net.OpError
+		netErr    net.Error
+	)
+	switch {
+	case errors.As(err, &unknownCA):
+		return "has a certificate of an unknown authority: give its CA with --ca-certs"
+	case errors.As(err, &hostname):
+		return fmt.Sprintf("has a certificate for other names than %s: set --tls-server-name to one that is in it, as server.<datacenter>.consul", hostname.Host)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "has a certificate that is not valid now: renew it, or check the clocks"
+	case errors.As(err, &invalid):
+		return "has a certificate that is not valid for a server"
+	case errors.As(err, &noTLS), errors.Is(err, http.ErrSchemeMismatch):
+		return "does not speak TLS on this port: give the HTTPS port with --consul-http-port, or set --tls-disabled"
+	case errors.As(err, &opErr) && opErr.Op == "remote error": // so crypto/tls calls an alert
+		return "refuses our TLS: it may want a client certificate of its own CA, see --tls-cert and --tls-key"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return "refuses the connection: check that it runs, and --consul-http-port"
+	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return "cannot be reached: check the network and --consul-addresses"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+		return "does not answer in time"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
+		return "ended the connection"
+	case strings.Contains(err.Error(), "malformed HTTP"):
+		return "does not speak HTTP on this port: check --consul-http-port"
+	}
+	return "cannot be asked"
+}
+
+// explainStatus finds the sentence for an answer that is a refusal. said is the
+// beginning of its body.
+func explainStatus(target string, status int, said string) error {
+	var what string
+	switch {
+	case strings.Contains(said, "HTTP request to an HTTPS server"):
+		what = "wants TLS on this port: do not set --tls-disabled, or give the plain port with --consul-http-port"
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		what = "refuses the token: check --consul-token-file"
+	case status == http.StatusTooManyRequests, strings.Contains(said, "rate limit"):
+		what = "limits requests for now"
+	case strings.Contains(said, "No cluster leader"):
+		what = "has no leader"
+	default:
+		what = "cannot answer"
+	}
+	return &Problem{
+		Sentence: fmt.Sprintf("the Consul server at %s %s", target, what),
+		Err:      fmt.Errorf("status %d: %.200s", status, said),
+	}
+}

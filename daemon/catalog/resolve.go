@@ -1,0 +1,248 @@
+package catalog
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// spec is what --consul-addresses says, parsed.
+type spec struct {
+	hosts   []host
+	command []string // of exec=; its output is parsed as hosts
+}
+
+// host is an address or a name, with a port or without (0).
+type host struct {
+	name string
+	port uint16
+}
+
+// parseAddresses reads what --consul-addresses takes.
+func parseAddresses(s string) (spec, error) {
+	if command, ok := strings.CutPrefix(strings.TrimSpace(s), "exec="); ok {
+		words := strings.Fields(command)
+		if len(words) == 0 {
+			return spec{}, errors.New("consul-addresses: exec= wants a command, as in exec=/usr/local/bin/servers")
+		}
+		return spec{command: words}, nil
+	}
+	hosts, err := parseHosts(s)
+	if err != nil {
+		return spec{}, fmt.Errorf("consul-addresses: %w", err)
+	}
+	return spec{hosts: hosts}, nil
+}
+
+func parseHosts(s string) ([]host, error) {
+	var hosts []host
+	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) }) {
+		h, err := parseHost(word)
+		if err != nil {
+			return nil, err
+		}
+		hosts = append(hosts, h)
+	}
+	if len(hosts) == 0 {
+		return nil, errors.New("no address: want addresses or DNS names separated by commas, or exec=<command>")
+	}
+	return hosts, nil
+}
+
+func parseHost(s string) (host, error) {
+	if strings.Contains(s, "/") {
+		return host{}, fmt.Errorf("%q: want an address or a DNS name, without a scheme or a path", s)
+	}
+	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
+		return host{name: a.String()}, nil
+	}
+	name, port, err := net.SplitHostPort(s)
+	if err != nil {
+		if strings.Contains(s, ":") {
+			return host{}, fmt.Errorf("%q: want host:port, or [address]:port for IPv6", s)
+		}
+		return host{name: s}, nil
+	}
+	n, err := strconv.ParseUint(port, 10, 16)
+	if err != nil || n == 0 || name == "" {
+		return host{}, fmt.Errorf("%q: want host:port with a port from 1 to 65535", s)
+	}
+	return host{name: name, port: uint16(n)}, nil
+}
+
+// lookup is the system's resolver.
+func lookup(ctx context.Context, name string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+}
+
+// resolve finds the addresses that the operator's words stand for now, in the
+// order given. What one name stands for is returned also when another fails.
+func (c *Catalog) resolve(ctx context.Context) ([]netip.AddrPort, error) {
+	hosts := c.spec.hosts
+	if c.spec.command != nil {
+		var err error
+		if hosts, err = runCommand(ctx, c.spec.command); err != nil {
+			return nil, err
+		}
+	}
+	port := c.cfg.HTTPPort
+	if c.cfg.WatchDisabled {
+		port = c.cfg.GRPCPort
+	}
+	var all []netip.AddrPort
+	var errs []error
+	for _, h := range hosts {
+		addrs := []netip.Addr{{}}
+		var err error
+		if addrs[0], err = netip.ParseAddr(h.name); err != nil {
+			addrs, err = c.cfg.Lookup(ctx, h.name)
+			if err == nil && len(addrs) == 0 {
+				err = errors.New("no address")
+			}
+			if err != nil {
+				errs = append(errs, &Problem{
+					Sentence: fmt.Sprintf("the DNS name %s in --consul-addresses cannot be resolved: check the name and this host's DNS", h.name),
+					Err:      err,
+				})
+			}
+		}
+		for _, a := range addrs {
+			ap := netip.AddrPortFrom(a.Unmap(), cmp.Or(h.port, port))
+			if a.IsValid() && !slices.Contains(all, ap) {
+				all = append(all, ap)
+			}
+		}
+	}
+	return all, errors.Join(errs...)
+}
+
+// runCommand runs the operator's command, without a shell, and reads addresses
+// from its standard output.
+func runCommand(ctx context.Context, words []string) ([]host, error) {
+	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
+	cmd.WaitDelay = time.Second // for children that keep its output open
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		said, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, &Problem{
+			Sentence: fmt.Sprintf("the command of --consul-addresses, %s, fails (%v): %s", words[0], err, cmp.Or(said, "it says nothing")),
+			Err:      err,
+		}
+	}
+	hosts, err := parseHosts(stdout.String())
+	if err != nil {
+		return nil, &Problem{
+			Sentence: fmt.Sprintf("the command of --consul-addresses, %s, prints no addresses: %v", words[0], err),
+			Err:      err,
+		}
+	}
+	return hosts, nil
+}
+
+// Refresh asks for the addresses to be resolved anew, before their time: of use
+// with Config.WatchDisabled, when a connect to a server has failed. It never
+// blocks and may be called as often as one likes.
+func (c *Catalog) Refresh() {
+	select {
+	case c.resolveNow <- struct{}{}:
+	default:
+	}
+}
+
+// resolveLoop resolves at start, on a timer and when asked, until ctx ends. The
+// addresses last known stay when it fails.
+func (c *Catalog) resolveLoop(ctx context.Context) {
+	failures := 0
+	for ctx.Err() == nil {
+		rctx, cancel := context.WithTimeout(ctx, 2*c.timing.answer)
+		addrs, err := c.resolve(rctx)
+		cancel()
+		if ctx.Err() != nil {
+			return
+		}
+		if len(addrs) > 0 && (err == nil || c.partial()) {
+			c.found(addrs)
+		}
+		if err != nil {
+			c.resolveFailed(len(addrs), err)
+			sleep(ctx, c.pause(failures+1, 1))
+			failures++
+			continue
+		}
+		failures = 0
+		// Asked for by every failure of a query, it must not run in a tight loop.
+		sleep(ctx, c.timing.backoff)
+		timer := time.NewTimer(c.timing.resolve*3/4 + rand.N(c.timing.resolve/2+1))
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		case <-c.resolveNow:
+		}
+		timer.Stop()
+	}
+}
+
+// partial says whether addresses are to be taken though others could not be
+// found out. Where they only say whom to ask, yes. Where they are the servers,
+// proxies would lose those that a resolver does not answer for just now; so only
+// while there are none at all.
+func (c *Catalog) partial() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.cfg.WatchDisabled || c.last == nil
+}
+
+// resolveFailed reports a failed resolution. While another address is good it
+// is no loss of contact, but counted.
+func (c *Catalog) resolveFailed(found int, err error) {
+	if c.cfg.WatchDisabled || found == 0 && c.Status().Server == "" {
+		c.problem("", err)
+		return
+	}
+	c.errors.Add(1)
+	c.log.Debug("resolve addresses", "err", err)
+}
+
+// found takes over what the operator's addresses resolve to.
+func (c *Catalog) found(addrs []netip.AddrPort) {
+	names := make([]string, len(addrs))
+	for i, ap := range addrs {
+		names[i] = ap.String()
+	}
+	if !c.cfg.WatchDisabled {
+		c.targets.setOperator(names)
+		select {
+		case c.resolved <- struct{}{}:
+		default:
+		}
+		return
+	}
+	servers := make([]Server, len(addrs))
+	for i, ap := range addrs {
+		servers[i] = Server{ID: names[i], Port: ap.Port()}
+		if ap.Addr().Is4() {
+			servers[i].Addr4 = ap.Addr()
+		} else {
+			servers[i].Addr6 = ap.Addr()
+		}
+	}
+	slices.SortFunc(servers, func(a, b Server) int { return cmp.Compare(a.ID, b.ID) })
+	c.contact(strings.Join(names, ","))
+	if c.publish(servers) {
+		c.log.Info("servers changed", "servers", names)
+	}
+}
