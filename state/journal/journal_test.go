@@ -1,4 +1,4 @@
-package journal
+package journal_test
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/state/journal"
 )
 
 // clock is a clock that a test sets.
@@ -18,9 +19,9 @@ func (c *clock) now() time.Time { return c.at }
 
 func newClock() *clock { return &clock{time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)} }
 
-func mustOpen(t *testing.T, dir string, opts Options) (*Journal, state.State) {
+func mustOpen(t *testing.T, dir string, opts journal.Options) (*journal.Journal, state.State) {
 	t.Helper()
-	j, s, err := Open(context.Background(), dir, opts)
+	j, s, err := journal.Open(context.Background(), dir, opts)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +33,7 @@ func mustOpen(t *testing.T, dir string, opts Options) (*Journal, state.State) {
 	return j, s
 }
 
-func mustAppend(t testing.TB, j *Journal, bodies ...state.Body) []state.Event {
+func mustAppend(t testing.TB, j *journal.Journal, bodies ...state.Body) []state.Event {
 	t.Helper()
 	events, err := j.Append(bodies...)
 	if err != nil {
@@ -57,7 +58,7 @@ func placed(n uint32, reason state.PlaceReason) state.Placed {
 func TestAppendAndReopen(t *testing.T) {
 	dir := t.TempDir()
 	c := newClock()
-	j, s := mustOpen(t, dir, Options{Now: c.now})
+	j, s := mustOpen(t, dir, journal.Options{Now: c.now})
 	if !s.Equal(state.New()) {
 		t.Fatalf("a new journal holds %+v", s)
 	}
@@ -70,7 +71,7 @@ func TestAppendAndReopen(t *testing.T) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	_, again := mustOpen(t, dir, Options{Now: c.now})
+	_, again := mustOpen(t, dir, journal.Options{Now: c.now})
 	if !s.Equal(again) {
 		t.Errorf("replayed state differs:\n%+v\n%+v", s, again)
 	}
@@ -82,7 +83,7 @@ func TestAppendAndReopen(t *testing.T) {
 func TestTimeNeverGoesBack(t *testing.T) {
 	c := newClock()
 	start := c.at
-	j, _ := mustOpen(t, t.TempDir(), Options{Now: c.now})
+	j, _ := mustOpen(t, t.TempDir(), journal.Options{Now: c.now})
 	for _, step := range []struct{ set, want time.Duration }{
 		{0, 0}, {time.Second, time.Second}, {-24 * time.Hour, time.Second}, {365 * 24 * time.Hour, 365 * 24 * time.Hour}, {2 * time.Second, 365 * 24 * time.Hour},
 	} {
@@ -95,8 +96,8 @@ func TestTimeNeverGoesBack(t *testing.T) {
 
 func TestOneProcessADirectory(t *testing.T) {
 	dir := t.TempDir()
-	mustOpen(t, dir, Options{})
-	if _, _, err := Open(context.Background(), dir, Options{}); !errors.Is(err, ErrLocked) {
+	mustOpen(t, dir, journal.Options{})
+	if _, _, err := journal.Open(context.Background(), dir, journal.Options{}); !errors.Is(err, journal.ErrLocked) {
 		t.Errorf("a second Open: %v", err)
 	}
 }

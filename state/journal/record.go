@@ -176,6 +176,9 @@ type Meta struct {
 	Epoch     uint64    `json:"epoch"`      // 1, and one more after each recovery or adoption: events of the one before may be missing
 	MachineID string    `json:"machine_id"` // of the machine that writes it, as Options gave it
 	Created   time.Time `json:"created"`    // when the journal was
+	// Base is set by a recovery that saved a snapshot and no event at all: the
+	// events up to it are lost, the snapshot stands for them.
+	Base uint64 `json:"base,omitempty"`
 }
 
 // metaKey is the only key of the meta bucket.

@@ -171,11 +171,7 @@ func (s *scan) finish() {
 		s.add(Damage{What: "meta: not there"})
 	}
 	if s.first == 0 { // no events
-		s.first = 1
-		if len(s.snapshots) > 0 {
-			s.add(Damage{First: s.snapshots[0], What: "not there, though there is a snapshot of it"})
-		}
-		return
+		s.first, s.last = s.meta.Base+1, s.meta.Base
 	}
 	if s.first > 1 && (len(s.snapshots) == 0 || s.snapshots[0]+1 < s.first) {
 		s.add(Damage{First: 1, Last: s.first - 1, What: "not there, and no snapshot stands for them"})

@@ -286,10 +286,15 @@ func (j *Journal) notBefore(tx *bbolt.Tx) error {
 	return &RetentionError{What: "it", Seq: s.Seq, Time: s.Time}
 }
 
-// replay returns the state after the newest event.
+// replay returns the state after the newest event. Its time is that of the
+// newest event, also where only a snapshot of that is left.
 func (j *Journal) replay(ctx context.Context) (state.State, error) {
 	_, last, _ := j.bounds()
-	return j.stateAt(ctx, last)
+	s, err := j.stateAt(ctx, last)
+	if s.Time.After(j.lastTime) {
+		j.lastTime = s.Time
+	}
+	return s, err
 }
 
 func fileBytes(path string) int64 {
