@@ -157,8 +157,8 @@ type Registration struct {
 // Owner is who may connect to a VIP.
 type Owner struct {
 	Kind OwnerKind `json:"kind"`
-	// Path of the network namespace or cgroup, where the caller gave one. A
-	// cgroup's is relative to the root of the cgroup2 mount.
+	// Path of the network namespace or cgroup, absolute, where the caller gave
+	// one.
 	Path string `json:"path,omitempty"`
 	// ID is the network namespace's cookie or the cgroup's id; it means
 	// something only until the host reboots. 0 when not resolved.

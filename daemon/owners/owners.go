@@ -6,7 +6,12 @@ package owners
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/kernel/cgroup"
@@ -31,8 +36,6 @@ type Caller struct {
 // use.
 type Resolver struct {
 	BootID string
-	// CgroupRoot is the mount point of the cgroup2 hierarchy.
-	CgroupRoot string
 }
 
 // Requested resolves the owner that a registration asks for. A path that is not
@@ -66,6 +69,9 @@ func (r Resolver) Requested(c Caller, req v1.RegisterRequest) (state.Owner, erro
 
 // Resolve finds the numbers of an owner by its path, in this boot.
 func (r Resolver) Resolve(o state.Owner) (state.Owner, error) {
+	if !filepath.IsAbs(o.Path) {
+		return o, fmt.Errorf("%w: %s is not an absolute path", ErrInvalid, o.Path)
+	}
 	switch o.Kind {
 	case state.OwnerNetns:
 		ns, err := netns.Stat(o.Path)
@@ -89,11 +95,62 @@ func (r Resolver) Resolve(o state.Owner) (state.Owner, error) {
 	return o, nil
 }
 
+// unchanged says, cheaply, that a path still leads to what was resolved.
+func (r Resolver) unchanged(o state.Owner) bool {
+	if o.BootID != r.BootID || o.ID == 0 {
+		return false
+	}
+	if o.Kind == state.OwnerCgroup {
+		id, err := cgroup.ID(o.Path)
+		return err == nil && id == o.ID
+	}
+	var st unix.Stat_t
+	return unix.Stat(o.Path, &st) == nil && st.Ino == o.Inode
+}
+
+// Gone says whether an owner is not on the host any more. One that cannot be
+// looked for is taken to be there.
+func (r Resolver) Gone(o state.Owner) bool {
+	gone, err := r.gone([]state.Owner{o})
+	return err == nil && gone[0]
+}
+
+// gone looks for several owners by one scan of the host.
+func (r Resolver) gone(all []state.Owner) ([]bool, error) {
+	var ids []netns.ID
+	for _, o := range all {
+		if o.Kind == state.OwnerNetns && o.Path == "" && o.BootID == r.BootID {
+			ids = append(ids, netns.ID{Cookie: o.ID, Inode: o.Inode})
+		}
+	}
+	alive := map[netns.ID]bool{}
+	if len(ids) > 0 {
+		var err error
+		if alive, err = netns.Alive(ids); err != nil {
+			return nil, err
+		}
+	}
+	out := make([]bool, len(all))
+	for i, o := range all {
+		switch {
+		case o.Kind == state.OwnerAny:
+		case o.Path != "":
+			_, err := r.Resolve(o)
+			out[i] = errors.Is(err, fs.ErrNotExist)
+		case o.BootID != r.BootID:
+			out[i] = true // its numbers ended with its boot
+		default:
+			out[i] = !alive[netns.ID{Cookie: o.ID, Inode: o.Inode}]
+		}
+	}
+	return out, nil
+}
+
 // BootID reads the id of the running boot.
 func BootID() (string, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", fmt.Errorf("read the boot id: %w", err)
 	}
-	return string(b[:max(0, len(b)-1)]), nil
+	return strings.TrimSpace(string(b)), nil
 }
