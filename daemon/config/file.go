@@ -75,7 +75,7 @@ func decodeFile(name string, src []byte) (map[string]setting, error) {
 			errs = append(errs, sentences(name, diags))
 			continue
 		}
-		text, err := asText(value)
+		text, err := asText(value, o.list)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", from, err))
 			continue
@@ -85,22 +85,22 @@ func decodeFile(name string, src []byte) (map[string]setting, error) {
 	return got, errors.Join(errs...)
 }
 
-// asText writes a value of the file in the flag's notation: a list as its
-// elements with commas between.
-func asText(v cty.Value) (string, error) {
+// asText writes a value of the file in the flag's notation: a list, where there
+// may be one, as its elements with commas between.
+func asText(v cty.Value, list bool) (string, error) {
 	if v.IsNull() {
 		return "", fmt.Errorf("has no value; give one, or leave the key out")
 	}
-	if t := v.Type(); t.IsTupleType() || t.IsListType() || t.IsSetType() {
+	if list && v.Type().IsTupleType() {
 		var parts []string
 		for it := v.ElementIterator(); it.Next(); {
-			_, e := it.Element()
-			if e.IsNull() || !e.Type().IsPrimitiveType() {
-				return "", fmt.Errorf("is a list of something else than plain values")
-			}
-			part, err := asText(e)
+			_, element := it.Element()
+			part, err := asText(element, false)
 			if err != nil {
-				return "", err
+				return "", fmt.Errorf("an element of the list %w", err)
+			}
+			if strings.Contains(part, ",") || strings.HasPrefix(part, execPrefix) {
+				return "", fmt.Errorf("%q stands alone: write it as one string, not in a list", part)
 			}
 			parts = append(parts, part)
 		}

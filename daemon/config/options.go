@@ -14,6 +14,7 @@ type option struct {
 	shows string // what the help says in place of def, where def is empty
 	help  string
 	set   func(*Config, string) error
+	list  bool   // the file may give it as a list
 	group string // heading in the help, "" to stay under the one before
 }
 
@@ -27,7 +28,7 @@ const configFile = "config-file"
 // options are all settings, in the order of the help.
 var options = []option{
 	{
-		group: "Finding Consul", name: "consul-addresses", value: "LIST", shows: "required",
+		group: "Finding Consul", name: "consul-addresses", value: "LIST", shows: "required", list: true,
 		help: "where to find a first server: IP addresses and DNS names, separated by commas, without ports; or exec=COMMAND, which prints such addresses",
 		set:  func(c *Config, v string) (err error) { c.ConsulAddresses, err = parseAddresses(v); return err },
 	},
