@@ -57,13 +57,29 @@ func (e *Event) UnmarshalJSON(data []byte) error {
 }
 
 // EncodeBody returns the JSON of a body. The error is ErrMalformed for nil and
-// for what cannot be journaled, such as a year beyond 9999.
+// for what would not be the same when decoded: text that is no UTF-8, a year
+// beyond 9999.
 func EncodeBody(b Body) ([]byte, error) {
 	if b == nil {
 		return nil, fmt.Errorf("encode event: no body: %w", ErrMalformed)
 	}
 	data, err := json.Marshal(b)
 	if err != nil {
+		return nil, fmt.Errorf("encode %s: %w: %w", b.Kind(), ErrMalformed, err)
+	}
+	// The encoder writes these six characters for bytes that are no UTF-8. They
+	// may also be what the text says, behind an escaped backslash.
+	if bytes.Contains(data, []byte(`\ufffd`)) {
+		back, err := DecodeBody(b.Kind(), data)
+		if err == nil {
+			var again []byte
+			if again, err = json.Marshal(back); bytes.Equal(again, data) {
+				return data, nil
+			}
+		}
+		if err == nil {
+			err = errors.New("text is no UTF-8")
+		}
 		return nil, fmt.Errorf("encode %s: %w: %w", b.Kind(), ErrMalformed, err)
 	}
 	return data, nil

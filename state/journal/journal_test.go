@@ -10,6 +10,7 @@ import (
 
 	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/state/journal"
+	"github.com/lictor-mesh/lictor/state/journal/journaltest"
 )
 
 // clock is a clock that a test sets.
@@ -19,18 +20,9 @@ func (c *clock) now() time.Time { return c.at }
 
 func newClock() *clock { return &clock{time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)} }
 
-func mustOpen(t *testing.T, dir string, opts journal.Options) (*journal.Journal, state.State) {
+func mustOpen(t testing.TB, dir string, opts journal.Options) (*journal.Journal, state.State) {
 	t.Helper()
-	j, s, err := journal.Open(context.Background(), dir, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := j.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return j, s
+	return journaltest.OpenDir(t, dir, opts)
 }
 
 func mustAppend(t testing.TB, j *journal.Journal, bodies ...state.Body) []state.Event {

@@ -41,14 +41,15 @@ type boltMeta struct {
 
 // pager reads the pages of a bbolt file. It is not safe for concurrent use.
 type pager struct {
-	r    io.ReaderAt
-	size int64
-	meta boltMeta
-	seen []bool                                 // by page: it is part of the tree or the freelist
-	read func(n int64)                          // told how many bytes were read; never nil
-	bad  func(d Damage)                         // told of each damaged part; never nil
-	hurt bool                                   // bad was told something
-	pair func(bucket string, k, v []byte) error // told of each pair, in order; never nil
+	r     io.ReaderAt
+	size  int64
+	meta  boltMeta
+	spare [][]byte                               // pages to be used again
+	seen  []bool                                 // by page: it is part of the tree or the freelist
+	read  func(n int64)                          // told how many bytes were read; never nil
+	bad   func(d Damage)                         // told of each damaged part; never nil
+	hurt  bool                                   // bad was told something
+	pair  func(bucket string, k, v []byte) error // told of each pair, in order; never nil
 }
 
 func (p *pager) report(d Damage) {
@@ -124,6 +125,24 @@ type page struct {
 func (p page) flags() uint16 { return native.Uint16(p.data[8:]) }
 func (p page) count() int    { return int(native.Uint16(p.data[10:])) }
 
+// buffer returns a page that nobody uses any more, or a new one.
+func (p *pager) buffer() []byte {
+	n := len(p.spare)
+	if n == 0 {
+		return make([]byte, pageSize)
+	}
+	b := p.spare[n-1]
+	p.spare = p.spare[:n-1]
+	return b
+}
+
+// done gives a page back. Nothing that shares its memory may be used after.
+func (p *pager) done(pg page) {
+	if len(pg.data) == pageSize {
+		p.spare = append(p.spare, pg.data)
+	}
+}
+
 // load reads a page with its overflow, and marks it as seen.
 func (p *pager) load(id uint64) (page, error) {
 	if id < 2 || id >= uint64(len(p.seen)) {
@@ -132,7 +151,7 @@ func (p *pager) load(id uint64) (page, error) {
 	if p.seen[id] {
 		return page{}, fmt.Errorf("page %d is there twice", id)
 	}
-	data := make([]byte, pageSize)
+	data := p.buffer()
 	if _, err := p.r.ReadAt(data, int64(id)*pageSize); err != nil {
 		return page{}, fmt.Errorf("page %d: %w", id, err)
 	}
@@ -222,7 +241,9 @@ func (p *pager) tree(bucket string, id uint64, least, most []byte, depth int) er
 		p.report(lost(bucket, least, most, err))
 		return nil
 	}
-	return p.node(bucket, pg, least, most, depth)
+	err = p.node(bucket, pg, least, most, depth)
+	p.done(pg)
+	return err
 }
 
 func (p *pager) node(bucket string, pg page, least, most []byte, depth int) error {

@@ -109,6 +109,9 @@ func (s *scan) pair(bucket string, k, val []byte, v visitor) error {
 		r, err := parseRecord(k, val)
 		if err != nil {
 			s.fail(err)
+			if seq, err := parseKey(k); err == nil && s.first != 0 && seq == s.last+1 {
+				s.last = seq // it is there, and named already
+			}
 			return nil
 		}
 		s.event(r)
@@ -155,6 +158,9 @@ func (s *scan) event(r record) {
 		s.add(Damage{First: r.seq, Last: r.seq, What: fmt.Sprintf("is of %s, before the event before it", r.time)})
 	}
 	head := s.heads[r.proxy]
+	if len(s.damage) > 0 {
+		head = r.prev // the one that it follows may be lost
+	}
 	if r.prev >= r.seq || r.prev >= s.first && r.prev != head || head != 0 && r.prev != head {
 		s.add(Damage{First: r.seq, Last: r.seq, What: fmt.Sprintf("its proxy's event before it is %d, not %d", head, r.prev)})
 	}
