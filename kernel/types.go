@@ -37,10 +37,10 @@ type OwnerKind uint8
 
 // Kinds of owners. The zero value denies everybody.
 const (
-	OwnerUnresolved OwnerKind = iota
-	OwnerNetns
-	OwnerCgroup
-	OwnerAny
+	OwnerUnresolved = OwnerKind(lictorOwnerKindOWNER_UNRESOLVED)
+	OwnerNetns      = OwnerKind(lictorOwnerKindOWNER_NETNS)
+	OwnerCgroup     = OwnerKind(lictorOwnerKindOWNER_CGROUP)
+	OwnerAny        = OwnerKind(lictorOwnerKindOWNER_ANY)
 )
 
 // Owner is who may connect to a VIP.
@@ -55,9 +55,9 @@ type HoldReason uint8
 
 // Reasons for a hold-down.
 const (
-	HoldNone HoldReason = iota
-	HoldFailed
-	HoldBounced
+	HoldNone    = HoldReason(lictorHoldReasonHOLD_NONE)
+	HoldFailed  = HoldReason(lictorHoldReasonHOLD_FAILED)
+	HoldBounced = HoldReason(lictorHoldReasonHOLD_BOUNCED)
 )
 
 // Hold is one server's hold-down for one VIP.
@@ -101,12 +101,14 @@ type EventKind uint8
 
 // Kinds of events.
 const (
-	EventEstablished EventKind = iota + 1
-	EventFailed                // a connect that failed, with its errno
-	EventFailedLocal           // a connect that ended before TCP sent anything; seen at the next connect
-	EventClosed
-	EventBounced
-	EventDenied
+	EventEstablished = EventKind(lictorEventKindEVENT_ESTABLISHED)
+	EventFailed      = EventKind(lictorEventKindEVENT_FAILED) // a connect that failed, with its errno
+	// EventFailedLocal: a connect that ended before TCP sent anything. It is
+	// noticed at the VIP's next connect.
+	EventFailedLocal = EventKind(lictorEventKindEVENT_FAILED_LOCAL)
+	EventClosed      = EventKind(lictorEventKindEVENT_CLOSED)
+	EventBounced     = EventKind(lictorEventKindEVENT_BOUNCED)
+	EventDenied      = EventKind(lictorEventKindEVENT_DENIED)
 )
 
 // Event is one record of the ring buffer.
@@ -129,10 +131,6 @@ type Event struct {
 	BytesOut uint64
 }
 
-// Reason says why a connect to a pool's address was not redirected, or what
-// else the kernel counts once each.
-type Reason uint8
-
 // Socket is a live connection found by walking the sockets' storage.
 type Socket struct {
 	VIP         netip.AddrPort
@@ -144,14 +142,16 @@ type Socket struct {
 	Established bool
 }
 
-// Reasons. The first ones deny.
-const (
-	ReasonNone            Reason = iota
-	ReasonStranger               // EPERM: not the VIP's owner
-	ReasonOwnerUnresolved        // EPERM: the owner is not known since the reboot
-	ReasonNoEntry                // ECONNREFUSED: an address of a pool that is no VIP
-	ReasonNoServer               // ECONNREFUSED: a VIP without servers
-	ReasonWaiting                // ECONNREFUSED: every server refused a moment ago
-	ReasonTorn                   // ECONNREFUSED: the entry was rewritten faster than it could be read, or is damaged
-	ReasonUDPSend                // EPERM: a datagram to a pool's address
-)
+// Meta is what the kernel remembers of the journal whose promises it holds.
+type Meta struct {
+	Journal     [16]byte // uuid of the journal; zero before the first SetMeta
+	LastPromise uint64   // sequence number of the last promise in force
+}
+
+// Histogram counts connects by the time that they took.
+type Histogram struct {
+	// Buckets[i] counts those that took less than 1<<i microseconds and not
+	// less than the bucket before; the last one counts all longer ones too.
+	Buckets [lictorLimitLATENCY_BUCKETS]uint64
+	Sum     time.Duration
+}

@@ -1,0 +1,222 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+)
+
+// formerMap is a map of a layout before this version's.
+type formerMap struct {
+	*ebpf.Map
+	layout int
+}
+
+// openMaps opens what is pinned of this layout, makes and pins what is not, and
+// opens what is pinned of former layouts into k.former. Nothing that the
+// kernel wrote is changed.
+func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, err error) {
+	have, err := k.pins.scan()
+	if err != nil {
+		return nil, err
+	}
+	if err := have.checkNewer(); err != nil {
+		return nil, err
+	}
+	maps := map[string]*ebpf.Map{}
+	defer func() {
+		if err != nil {
+			closeMaps(maps)
+		}
+	}()
+	for name, layout := range layouts {
+		present := false
+		for _, l := range have.maps[name] {
+			if l == layout {
+				present = true
+				continue
+			}
+			m, err := ebpf.LoadPinnedMap(k.pins.mapPath(name, l), nil)
+			if err != nil {
+				return nil, fmt.Errorf("open pinned map %s of layout %d: %w", name, l, err)
+			}
+			k.former[name] = append(k.former[name], formerMap{m, l})
+		}
+		if name == lictorMapSocks && len(k.former[name]) > 0 {
+			return nil, errors.New("the sockets' storage has a former layout, which cannot be carried over; run lictor unload, then start again")
+		}
+		if maps[name], err = k.openMap(spec.Maps[name], k.pins.mapPath(name, layout), present); err != nil {
+			return nil, err
+		}
+	}
+	return maps, nil
+}
+
+func (k *Kernel) openMap(spec *ebpf.MapSpec, path string, present bool) (*ebpf.Map, error) {
+	if !present {
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			return nil, fmt.Errorf("make map %s: %w", spec.Name, err)
+		}
+		// A crash before this line leaves nothing, one after it an empty map.
+		if err := m.Pin(path); err != nil {
+			return nil, errors.Join(fmt.Errorf("pin map %s: %w", spec.Name, err), m.Close())
+		}
+		return m, nil
+	}
+	m, err := ebpf.LoadPinnedMap(path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open pinned map %s: %w", path, err)
+	}
+	if spec.Type == ebpf.RingBuf {
+		spec.MaxEntries = m.MaxEntries() // a size that was configured once stays until unload
+	}
+	if err := spec.Compatible(m); err != nil {
+		return nil, errors.Join(fmt.Errorf("pinned map %s is %w, or damaged: %v; run lictor unload, or give another bpffs path", path, ErrForeign, err), m.Close())
+	}
+	return m, nil
+}
+
+// vipDecoders read entries of former layouts of vips. A layout that this
+// version cannot read is refused.
+var vipDecoders = map[int]func(key, value []byte) (VIP, error){}
+
+// copyVIPs brings entries of a former layout into the present map. The programs
+// in effect go on reading the former one until Attach. Running it again after
+// a crash adds what is absent, which the daemon's first reconciliation judges.
+func (k *Kernel) copyVIPs() error {
+	for _, from := range k.former[lictorMapVips] {
+		decode := vipDecoders[from.layout]
+		if decode == nil {
+			return fmt.Errorf("entries of vips have layout %d, which this version cannot read; run the version in between once, or lictor unload", from.layout)
+		}
+		var key, value []byte
+		entries := from.Iterate()
+		for entries.Next(&key, &value) {
+			vip, err := decode(key, value)
+			if err != nil {
+				return fmt.Errorf("read entry of vips layout %d: %w", from.layout, err)
+			}
+			w := vipWords(vip, k.gen.Add(1))
+			err = k.objs.Vips.Update(w.Key, w, ebpf.UpdateNoExist)
+			if err != nil && !errors.Is(err, ebpf.ErrKeyExist) {
+				return fmt.Errorf("copy entry %v of vips: %w", vip.Key.Addr, err)
+			}
+		}
+		if err := entries.Err(); err != nil {
+			return fmt.Errorf("read vips layout %d: %w", from.layout, err)
+		}
+	}
+	return copyFormer(k, lictorMapMeta, k.objs.Meta, func(m *lictorMetaWords) {})
+}
+
+// withFormer is the present map of a name and those of former layouts.
+func (k *Kernel) withFormer(name string) []*ebpf.Map {
+	all := []*ebpf.Map{k.maps()[name]}
+	for _, m := range k.former[name] {
+		all = append(all, m.Map)
+	}
+	return all
+}
+
+func mapID(m *ebpf.Map) (ebpf.MapID, error) {
+	info, err := m.Info()
+	if err != nil {
+		return 0, fmt.Errorf("ask for map %v: %w", m, err)
+	}
+	id, _ := info.ID()
+	return id, nil
+}
+
+// copyState brings what the kernel wrote about VIPs and servers into the
+// present maps, just before the programs change: a hold-down that is noted in
+// between costs one connect more. Counters are not copied. The former map keeps
+// them, what old programs still add included, and readers sum both.
+func (k *Kernel) copyState() error {
+	return errors.Join(
+		copyFormer(k, lictorMapVipState, k.objs.VipState, func(w *lictorVipWords) { w.Count = lictorCounters{} }),
+		copyFormer(k, lictorMapServerState, k.objs.ServerState, func(*lictorServerWords) {}),
+	)
+}
+
+// copyFormer copies the values of an array's former layouts to where the present
+// one still has nothing. Members are only ever appended, so that the shorter of
+// two layouts is a prefix of the longer one.
+func copyFormer[T comparable](k *Kernel, name string, to *ebpf.Map, strip func(*T)) error {
+	var zero T
+	for _, from := range k.former[name] {
+		values, err := readArray[T](from.Map)
+		if err != nil {
+			return fmt.Errorf("copy map %s: %w", name, err)
+		}
+		present, err := readArray[T](to)
+		if err != nil {
+			return fmt.Errorf("copy map %s: %w", name, err)
+		}
+		for i := range min(len(values), len(present)) {
+			v := values[i]
+			strip(&v)
+			if v == zero || present[i] != zero {
+				continue
+			}
+			if err := to.Update(uint32(i), v, ebpf.UpdateAny); err != nil {
+				return fmt.Errorf("copy map %s, index %d: %w", name, i, err)
+			}
+		}
+	}
+	return nil
+}
+
+// retireFormer removes former maps that nothing reads any more. Those that
+// counted stay, for their counts, until Unload or the next boot.
+func (k *Kernel) retireFormer() (err error) {
+	for _, name := range []string{lictorMapVips, lictorMapServerState, lictorMapEvents, lictorMapMeta} {
+		for _, m := range k.former[name] {
+			err = errors.Join(err, os.Remove(k.pins.mapPath(name, m.layout)), m.Close())
+		}
+		delete(k.former, name)
+	}
+	return err
+}
+
+// readArray reads a whole array: index after index, and within a per-CPU one
+// CPU after CPU. A value of another layout is cut or filled with zeros.
+func readArray[T any](m *ebpf.Map) ([]T, error) {
+	n, cpus := int(m.MaxEntries()), 1
+	if m.Type() == ebpf.PerCPUArray {
+		var err error
+		if cpus, err = ebpf.PossibleCPU(); err != nil {
+			return nil, fmt.Errorf("count CPUs: %w", err)
+		}
+	}
+	values := make([]T, n*cpus)
+	size := int(unsafe.Sizeof(values[0]))
+	if int(m.ValueSize()) == size {
+		var cursor ebpf.MapBatchCursor
+		got, err := m.BatchLookup(&cursor, make([]uint32, n), values, nil)
+		if got == n && (err == nil || errors.Is(err, ebpf.ErrKeyNotExist)) {
+			return values, nil
+		}
+		// Batches are optional, and per-CPU arrays have them only since 5.13.
+	}
+	stride := (int(m.ValueSize()) + 7) / 8 * 8
+	for i := range n {
+		b, err := m.LookupBytes(uint32(i))
+		if err != nil {
+			return nil, fmt.Errorf("read index %d: %w", i, err)
+		}
+		for cpu := range cpus {
+			raw := b[cpu*stride:][:m.ValueSize()]
+			copy(bytesOf(&values[i*cpus+cpu]), raw)
+		}
+	}
+	return values, nil
+}
+
+// bytesOf is the memory of a value without pointers.
+func bytesOf[T any](v *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(v)), unsafe.Sizeof(*v))
+}

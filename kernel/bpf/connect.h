@@ -1,0 +1,229 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What becomes of a connect. */
+#ifndef LICTOR_CONNECT_H
+#define LICTOR_CONNECT_H
+
+#include "maps.h"
+#include "events.h"
+#include "owner.h"
+#include "hold.h"
+
+#define SOL_SOCKET 1
+#define SO_KEEPALIVE 9
+#define SOL_TCP 6
+#define TCP_KEEPIDLE 4
+#define TCP_KEEPINTVL 5
+#define TCP_KEEPCNT 6
+#define TCP_USER_TIMEOUT 18
+
+/* How long TCP may say nothing about a redirect of another thread. */
+#define INFLIGHT_NS (20 * NSEC_PER_MSEC)
+
+enum verdict {
+	DENY,			/* what a cgroup hook returns */
+	ALLOW,
+};
+
+static __always_inline bool in_pool4(__be32 addr)
+{
+	return pool4_used && (addr & pool4_mask) == pool4_net;
+}
+
+static __always_inline bool in_pool6(const __be32 *a)
+{
+	return pool6_used && (a[0] & pool6_mask[0]) == pool6_net[0] &&
+	       (a[1] & pool6_mask[1]) == pool6_net[1] && (a[2] & pool6_mask[2]) == pool6_net[2] &&
+	       (a[3] & pool6_mask[3]) == pool6_net[3];
+}
+
+static __always_inline bool is_mapped(const __be32 *a)
+{
+	return !a[0] && !a[1] && a[2] == bpf_htonl(0xffff);
+}
+
+static __always_inline bool in_pool(const __be32 *a)
+{
+	return is_mapped(a) ? in_pool4(a[3]) : in_pool6(a);
+}
+
+static __always_inline int deny(struct bpf_sock_addr *ctx, const struct vip_key *key,
+				enum reason reason, __u32 vip_slot)
+{
+	bool eperm = reason == REASON_STRANGER || reason == REASON_OWNER_UNRESOLVED ||
+		     reason == REASON_UDP_SEND;
+
+	count(reason);
+	/* EPERM is what the kernel makes of a bare denial, and all there is before 6.1. */
+	if (!eperm && has_retval)
+		bpf_set_retval(-ECONNREFUSED);
+	else
+		eperm = true;
+	event_denied(ctx, key, reason, vip_slot, eperm ? EPERM : ECONNREFUSED);
+	return DENY;
+}
+
+/*
+ * A connect to an address outside the pools: never touched. But the socket may
+ * have been a VIP's before; its storage must not speak for this connection. A
+ * redirect that an outer or inner cgroup's hook of ours made a moment ago stays.
+ */
+static __always_inline int untouched(struct bpf_sock_addr *ctx, const __be32 *addr)
+{
+	struct sock_info *s;
+
+	if (ctx->type != SOCK_STREAM)
+		return ALLOW;
+	s = bpf_sk_storage_get(&socks, ctx->sk, 0, 0);
+	if (s && !(s->phase == PHASE_REDIRECTED && same_addr(s->server_addr, addr) &&
+		   s->server_port == (__be16)ctx->user_port))
+		s->phase = PHASE_NONE;
+	return ALLOW;
+}
+
+/*
+ * A connect can end after the hook and before TCP sends a SYN (no route, no
+ * local port, V6ONLY), and no event tells. The redirect stays noted in the
+ * VIP's state until TCP takes it up: found there by the same thread, which
+ * cannot be in two connects, or long after, it has failed.
+ */
+static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vip_key *key,
+					   const struct vip *v, struct vip_words *st, __u64 now)
+{
+	__u64 at = st->inflight_at, task = st->inflight_task;
+	bool mine = task == bpf_get_current_pid_tgid();
+	__u16 slot = st->inflight_slot;
+	struct event *e;
+
+	if (!at || (!mine && at + INFLIGHT_NS > now))
+		return;
+	st->inflight_at = 0;
+	hold_down(st, slot, at, HOLD_FAILED);
+
+	e = event_new(EVENT_FAILED_LOCAL, now);
+	if (!e)
+		return;
+	if (mine)
+		event_caller(e, ctx);
+	else
+		e->pid = task >> 32;
+	copy_addr(e->vip_addr, key->addr);
+	e->vip_port = key->port;
+	e->vip_slot = v->slot;
+	e->server_slot = slot;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < MAX_RANKED; i++) {
+		if (i < v->n && v->ranked[i].slot == slot) {
+			copy_addr(e->server_addr, v->ranked[i].addr);
+			e->server_port = v->ranked[i].port;
+		}
+	}
+	bpf_ringbuf_submit(e, 0);
+}
+
+static __always_inline int set_opt(struct bpf_sock_addr *ctx, int level, int opt, int value)
+{
+	return bpf_setsockopt(ctx, level, opt, &value, sizeof(value)) != 0;
+}
+
+/*
+ * Whatever the client is, it notices a vanished server: by keepalive when the
+ * connection is idle, by the user timeout with data in flight. A failure is
+ * counted once and changes nothing else.
+ */
+static __always_inline void set_timeouts(struct bpf_sock_addr *ctx)
+{
+	int failed = set_opt(ctx, SOL_SOCKET, SO_KEEPALIVE, 1);
+
+	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPIDLE, 2);
+	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPINTVL, 1);
+	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPCNT, 3);
+	failed |= set_opt(ctx, SOL_TCP, TCP_USER_TIMEOUT, 3000);	/* ms */
+	if (failed)
+		count(REASON_SOCKOPT);
+}
+
+/* Note the redirect on the socket, for sockops and getpeername. */
+static __always_inline bool track(struct bpf_sock_addr *ctx, const struct vip_key *key,
+				  const struct vip *v, const struct backend *b, __u64 now)
+{
+	struct sock_info *s = bpf_sk_storage_get(&socks, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+
+	if (!s)
+		return false;
+	s->version = SOCK_VERSION;
+	s->server_slot = b->slot;
+	s->server_port = b->port;
+	copy_addr(s->server_addr, b->addr);
+	copy_addr(s->vip_addr, key->addr);
+	s->vip_port = key->port;
+	s->vip_slot = v->slot;
+	s->t_connect = now;
+	s->t_established = 0;
+	s->cgroup_id = bpf_get_current_cgroup_id();
+	s->netns = bpf_get_netns_cookie(ctx);
+	s->cookie = bpf_get_socket_cookie(ctx);
+	s->pid = bpf_get_current_pid_tgid() >> 32;
+	bpf_get_current_comm(s->comm, sizeof(s->comm));
+	s->bytes_in = 0;
+	s->bytes_out = 0;
+	s->phase = PHASE_REDIRECTED;
+	return true;
+}
+
+/* Decide about a connect to a pool's address; on ALLOW out is where it goes. */
+static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_key *key,
+				    struct backend *out)
+{
+	__u64 now = bpf_ktime_get_ns();
+	struct vip_words *st;
+	struct counters *srv;
+	enum reason reason;
+	struct vip v;
+
+	reason = vip_read(key, &v);
+	if (reason != REASON_NONE)
+		return deny(ctx, key, reason, 0);
+	reason = owner_check(ctx, &v);
+	if (reason != REASON_NONE)
+		return deny(ctx, key, reason, v.slot);
+	if (!v.n)
+		return deny(ctx, key, REASON_NO_SERVER, v.slot);
+	st = state_of(v.slot);
+	if (!st)	/* a slot that does not exist: damaged, so closed */
+		return deny(ctx, key, REASON_TORN, v.slot);
+
+	check_inflight(ctx, key, &v, st, now);
+	if (choose(&v, st, now, out) && must_wait(st, &v, now))
+		return deny(ctx, key, REASON_WAITING, v.slot);
+
+	st->last_slot = out->slot;
+	st->last_at = now;
+	if (track(ctx, key, &v, out, now)) {
+		srv = counters_of(out->slot);
+		COUNT(srv, st, redirected, 1);
+		st->inflight_slot = out->slot;
+		st->inflight_task = bpf_get_current_pid_tgid();
+		st->inflight_at = now;
+	} else {
+		/* Fails open: without memory a proxy still gets its server. */
+		count(REASON_UNTRACKED);
+	}
+	set_timeouts(ctx);
+	return ALLOW;
+}
+
+/* A program that ran before ours denied the connect: it goes nowhere, so do not count it. */
+static __always_inline bool denied_elsewhere(void)
+{
+	if (!has_retval || !bpf_get_retval())
+		return false;
+	count(REASON_FOREIGN);
+	return true;
+}
+
+static __always_inline __u16 proto_of(struct bpf_sock_addr *ctx)
+{
+	return ctx->protocol == IPPROTO_MPTCP ? IPPROTO_TCP : ctx->protocol;
+}
+
+#endif

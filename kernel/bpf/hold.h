@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/*
+ * Hold-downs: which servers a VIP passes over, and when it waits.
+ *
+ * Functions of their own, for the stack's sake: an entry point's frame holds a
+ * whole entry. Plain stores: two CPUs that race lose at most one hold, which costs one
+ * connect more.
+ */
+#ifndef LICTOR_HOLD_H
+#define LICTOR_HOLD_H
+
+#include "maps.h"
+
+static __noinline void hold_down(struct vip_words *st, __u16 slot, __u64 now, __u8 reason)
+{
+	__u64 oldest = ~0ULL;
+	struct hold *h = &st->holds[0];
+
+	for (int i = 0; i < MAX_RANKED; i++) {
+		if (st->holds[i].slot == slot && st->holds[i].at) {
+			h = &st->holds[i];
+			break;
+		}
+		if (st->holds[i].at < oldest) {
+			oldest = st->holds[i].at;
+			h = &st->holds[i];
+		}
+	}
+	h->slot = slot;
+	h->reason = reason;
+	h->at = now;
+}
+
+/* Forget a hold of this reason; HOLD_NONE: of any. */
+static __noinline void release(struct vip_words *st, __u16 slot, __u8 reason)
+{
+	for (int i = 0; i < MAX_RANKED; i++) {
+		struct hold *h = &st->holds[i];
+
+		if (h->slot == slot && (reason == HOLD_NONE || h->reason == reason))
+			h->at = 0;
+	}
+}
+
+/* When the server was last at fault, if that is recent enough to pass it over; else 0. */
+static __noinline __u64 held_at(struct vip_words *st, __u16 slot, __u64 now)
+{
+	__u32 i = slot;
+	struct server_words *srv = bpf_map_lookup_elem(&server_state, &i);
+	__u64 at = 0;
+
+	if (srv) {
+		__u64 refused = srv->refused_at;
+
+		if (refused && refused + hold_refused_ns > now)
+			at = refused;
+	}
+	for (int i = 0; i < MAX_RANKED; i++) {
+		struct hold *h = &st->holds[i];
+		__u64 span = h->reason == HOLD_BOUNCED ? hold_bounced_ns : hold_failed_ns;
+
+		if (h->at && h->slot == slot && h->at + span > now && h->at > at)
+			at = h->at;
+	}
+	return at;
+}
+
+/*
+ * The first ranked server that is not held down, else the one held longest.
+ * Returns whether all are held.
+ */
+static __always_inline bool choose(const struct vip *v, struct vip_words *st, __u64 now,
+				   struct backend *out)
+{
+	__u64 oldest = ~0ULL;
+	bool found = false;
+
+#pragma clang loop unroll(full)
+	for (int i = 0; i < MAX_RANKED; i++) {
+		if (i < v->n && !found) {
+			__u64 at = held_at(st, v->ranked[i].slot, now);
+
+			found = !at;
+			if (at < oldest) {
+				oldest = at;
+				*out = v->ranked[i];
+			}
+		}
+	}
+	return !found;
+}
+
+/*
+ * Every server is held down. One connect may try; then the VIP waits, twice as
+ * long each time, so that a fleet which found no room does not hammer the
+ * servers. Another set of servers ends the wait, and so does time: a wait that
+ * ended longer ago than the longest one belongs to a former trouble.
+ */
+static __always_inline bool must_wait(struct vip_words *st, const struct vip *v, __u64 now)
+{
+	__u32 ms = st->wait_ms;
+	__u64 until = st->wait_until;
+
+	if (st->wait_set != v->set) {
+		st->wait_set = v->set;
+		until = 0;
+	}
+	if (now < until)
+		return true;
+	if (now - until > wait_max_ms * NSEC_PER_MSEC)
+		ms = 0;
+	ms = ms ? ms * 2 : wait_min_ms;
+	if (ms > wait_max_ms)
+		ms = wait_max_ms;
+	st->wait_ms = ms;
+	/* Three quarters to five quarters of it, or the fleet comes back in step. */
+	st->wait_until = now + (ms - ms / 4 + bpf_get_prandom_u32() % (ms / 2 + 1)) * NSEC_PER_MSEC;
+	return false;
+}
+
+#endif

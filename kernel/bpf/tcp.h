@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause */
+/* What TCP says about redirected sockets. Each phase counts once per use of a socket. */
+#ifndef LICTOR_TCP_H
+#define LICTOR_TCP_H
+
+#include "maps.h"
+#include "events.h"
+#include "hold.h"
+
+#define PF_EXITING 0x4
+
+/*
+ * A connect that its caller gave up after this long says something about the
+ * server: its SYN went unanswered. Sooner, it says something about the caller.
+ */
+#define SLOW_CONNECT_NS (200 * NSEC_PER_MSEC)
+
+/* Whether the socket's peer is the server it was redirected to. */
+static __always_inline bool peer_is_server(struct bpf_sock_ops *ctx, const struct sock_info *s)
+{
+	/* remote_port holds 16 bits in network order, in the half that ntohl makes the lower one. */
+	if (bpf_ntohl(ctx->remote_port) != bpf_ntohs(s->server_port))
+		return false;
+	if (ctx->family == AF_INET)
+		return ctx->remote_ip4 == s->server_addr[3];
+	return ctx->remote_ip6[0] == s->server_addr[0] && ctx->remote_ip6[1] == s->server_addr[1] &&
+	       ctx->remote_ip6[2] == s->server_addr[2] && ctx->remote_ip6[3] == s->server_addr[3];
+}
+
+static __always_inline __u32 sock_error(struct bpf_sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp ? tp->inet_conn.icsk_inet.sk.sk_err : 0;
+}
+
+static __always_inline bool exiting(void)
+{
+	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
+
+	return BPF_CORE_READ(task, flags) & PF_EXITING;
+}
+
+static __always_inline void tcp_attempted(struct bpf_sock_ops *ctx, struct sock_info *s)
+{
+	struct vip_words *st = state_of(s->vip_slot);
+	struct counters *srv = counters_of(s->server_slot);
+
+	if (!peer_is_server(ctx, s)) {
+		s->phase = PHASE_NONE;
+		count(REASON_ELSEWHERE);
+		return;
+	}
+	s->phase = PHASE_ATTEMPTED;
+	COUNT(srv, st, attempted, 1);
+	if (st) {
+		if (st->inflight_at == s->t_connect)
+			st->inflight_at = 0;
+		/* A slow connect that was taken for a local failure meanwhile. */
+		for (int i = 0; i < MAX_RANKED; i++) {
+			if (st->holds[i].at == s->t_connect)
+				st->holds[i].at = 0;
+		}
+	}
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
+}
+
+static __always_inline void latency_add(__u32 slot, __u64 ns)
+{
+	struct latency *l = bpf_map_lookup_elem(&server_latency, &slot);
+	__u64 us = ns / 1000;
+	__u32 bits = 0;
+
+	if (!l)
+		return;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < LATENCY_BUCKETS - 1; i++)
+		bits += (us >> i) != 0;
+	if (bits < LATENCY_BUCKETS)	/* always; the verifier wants to see it */
+		add(&l->buckets[bits], 1);
+	add(&l->sum, ns);
+}
+
+static __always_inline void tcp_established(struct bpf_sock_ops *ctx, struct sock_info *s,
+					    __u64 now)
+{
+	struct vip_words *st = state_of(s->vip_slot);
+	struct counters *srv = counters_of(s->server_slot);
+	__u32 slot = s->server_slot;
+	struct server_words *ss = bpf_map_lookup_elem(&server_state, &slot);
+
+	s->phase = PHASE_ESTABLISHED;
+	s->t_established = now;
+	COUNT(srv, st, established, 1);
+	latency_add(slot, now - s->t_connect);
+	/* It answers. Whether it serves is another question: a bounce stays held. */
+	if (ss && ss->refused_at)
+		ss->refused_at = 0;
+	if (st)
+		release(st, slot, HOLD_FAILED);
+	event_tcp(ctx, s, EVENT_ESTABLISHED, now, s->t_connect, 0);
+}
+
+static __always_inline void tcp_failed(struct bpf_sock_ops *ctx, struct sock_info *s, __u64 now,
+				       __u32 err)
+{
+	struct vip_words *st = state_of(s->vip_slot);
+	struct counters *srv = counters_of(s->server_slot);
+	__u32 slot = s->server_slot;
+	struct server_words *ss = bpf_map_lookup_elem(&server_state, &slot);
+	bool given_up = !err || err == ECONNABORTED;
+
+	s->phase = PHASE_NONE;
+	COUNT(srv, st, failed, 1);
+	if (st && (!given_up || (!err && now - s->t_connect > SLOW_CONNECT_NS && !exiting())))
+		hold_down(st, slot, now, HOLD_FAILED);
+	if (ss && err == ECONNREFUSED)
+		ss->refused_at = now;
+	event_tcp(ctx, s, EVENT_FAILED, now, s->t_connect, err);
+}
+
+/* Add the bytes that TCP counted since the last time. */
+static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info *s,
+				      struct vip_words *st, struct counters *srv)
+{
+	__u64 in = ctx->bytes_received, out = ctx->bytes_acked;
+
+	if (out)	/* the SYN is acknowledged like a byte */
+		out--;
+	if (in > s->bytes_in) {
+		COUNT(srv, st, bytes_in, in - s->bytes_in);
+		s->bytes_in = in;
+	}
+	if (out > s->bytes_out) {
+		COUNT(srv, st, bytes_out, out - s->bytes_out);
+		s->bytes_out = out;
+	}
+}
+
+/*
+ * The first exit from ESTABLISHED. What it was, by the state that follows and
+ * the socket's error (FIELD_NOTES section 3):
+ *
+ *   FIN_WAIT1, 0      the client closes; Envoy does when its stream was refused
+ *   CLOSE_WAIT        the server closes
+ *   CLOSE, ECONNRESET the server resets
+ *   CLOSE, 0          the client aborts, with data unread or lingering off
+ *   CLOSE, ECONNABORTED  we destroyed it
+ *   CLOSE, other      nobody answered (ETIMEDOUT), or ICMP said why
+ */
+static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_info *s, __u64 now,
+				       __u32 state, __u32 err)
+{
+	struct vip_words *st = state_of(s->vip_slot);
+	struct counters *srv = counters_of(s->server_slot);
+	bool young = now - s->t_established < bounce_window_ns;
+	bool aborted = state == BPF_TCP_CLOSE && (!err || err == ECONNABORTED);
+	bool lost = state == BPF_TCP_CLOSE && !aborted && err != ECONNRESET;
+	bool bounced;
+
+	s->phase = state == BPF_TCP_CLOSE ? PHASE_NONE : PHASE_CLOSING;
+	tcp_bytes(ctx, s, st, srv);
+	bounced = young && s->bytes_in < bounce_bytes && !aborted &&
+		  !(state == BPF_TCP_FIN_WAIT1 && exiting());
+	/* Bounced before closed: a reader never sees more bounces than ends. */
+	COUNT(srv, st, closed, 1);
+	if (bounced)
+		COUNT(srv, st, bounced, 1);
+	if (st) {
+		if (lost) {
+			hold_down(st, s->server_slot, now, HOLD_FAILED);
+		} else if (bounced) {
+			hold_down(st, s->server_slot, now, HOLD_BOUNCED);
+		} else if (!aborted && (!young || s->bytes_in >= bounce_bytes)) {
+			/* It served: what it refused before is forgiven, and nobody waits. */
+			release(st, s->server_slot, HOLD_NONE);
+			st->wait_ms = 0;
+			st->wait_until = 0;
+		}
+	}
+	event_tcp(ctx, s, bounced ? EVENT_BOUNCED : EVENT_CLOSED, now, s->t_established, err);
+}
+
+static __always_inline void tcp_state(struct bpf_sock_ops *ctx, struct sock_info *s,
+				      struct bpf_sock *sk)
+{
+	__u32 state = ctx->args[1];
+	__u64 now = bpf_ktime_get_ns();
+
+	switch (s->phase) {
+	case PHASE_ATTEMPTED:
+		if (state == BPF_TCP_ESTABLISHED)
+			tcp_established(ctx, s, now);
+		else if (state == BPF_TCP_CLOSE)
+			tcp_failed(ctx, s, now, sock_error(sk));
+		return;
+	case PHASE_ESTABLISHED:
+		if (state != BPF_TCP_ESTABLISHED)
+			tcp_closed(ctx, s, now, state, sock_error(sk));
+		return;
+	case PHASE_CLOSING:
+		if (state == BPF_TCP_CLOSE) {
+			s->phase = PHASE_NONE;
+			tcp_bytes(ctx, s, state_of(s->vip_slot), counters_of(s->server_slot));
+		}
+		return;
+	}
+}
+
+#endif

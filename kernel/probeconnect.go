@@ -1,0 +1,191 @@
+package kernel
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/lictor-mesh/lictor/kernel/netns"
+)
+
+// The probe's VIP is the first address of a pool, with this port, VIP slot 0
+// and server slot 0, which no proxy and no server ever has.
+const probePort = 1
+
+// probeTimeout is how long a probe may take on a busy host.
+const probeTimeout = 5 * time.Second
+
+// probeEnv tells this executable, started again, to be the probe.
+const probeEnv = "LICTOR_KERNEL_PROBE"
+
+// init turns a process that was started as the probe into it, whatever its main
+// does: a daemon that was started again by mistake would be the worse surprise.
+func init() {
+	if target := os.Getenv(probeEnv); target != "" {
+		os.Exit(beProbe(target))
+	}
+}
+
+// beProbe connects, says the word that it was given, and tells whom it sees.
+func beProbe(target string) int {
+	addr, word, _ := strings.Cut(target, " ")
+	conn, err := net.DialTimeout("tcp", addr, probeTimeout)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(conn.RemoteAddr())
+	if _, err := conn.Write([]byte(word)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0 // with the connection open: the end of the process closes it
+}
+
+func (k *Kernel) isProbe(key VIPKey) bool {
+	addr := key.Addr.Addr()
+	return addr.IsValid() && (addr == k.cfg.Pool4.Addr() || addr == k.cfg.Pool6.Addr())
+}
+
+// probeConnect proves that a connect of another process is redirected, for each
+// pool, and says how.
+func (k *Kernel) probeConnect(ctx context.Context) (string, error) {
+	k.probe.Lock()
+	defer k.probe.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	var proofs []string
+	for _, p := range []struct {
+		pool   netip.Prefix
+		listen string
+	}{{k.cfg.Pool4, "127.0.0.1:0"}, {k.cfg.Pool6, "[::1]:0"}} {
+		if !p.pool.IsValid() {
+			continue
+		}
+		vip := netip.AddrPortFrom(p.pool.Addr(), probePort)
+		where, err := k.probeVIP(ctx, vip, p.listen)
+		if err != nil {
+			return "", fmt.Errorf("a probe's connect to %v did not arrive: %w", vip, err)
+		}
+		proofs = append(proofs, fmt.Sprintf("%v from %s", vip, where))
+	}
+	return strings.Join(proofs, ", "), nil
+}
+
+func (k *Kernel) probeVIP(ctx context.Context, vip netip.AddrPort, listen string) (where string, err error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", listen)
+	if err != nil {
+		return "", fmt.Errorf("listen for it: %w", err)
+	}
+	defer l.Close()
+	remove, err := k.putProbe(vip, l.Addr().(*net.TCPAddr).AddrPort())
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, remove()) }()
+
+	word := rand.Text()
+	child, where, release := k.probeCommand(ctx, vip.String()+" "+word)
+	defer release()
+	var out, errs bytes.Buffer
+	child.Stdout, child.Stderr = &out, &errs
+	if err := child.Run(); err != nil {
+		return "", fmt.Errorf("the probe says: %w: %s", err, strings.TrimSpace(errs.String()))
+	}
+	if got := strings.TrimSpace(out.String()); got != vip.String() {
+		return "", fmt.Errorf("it arrived, but sees %s as its peer: getpeername is not hooked", got)
+	}
+	return where, hear(l, word)
+}
+
+// hear waits for the word on the connection that the probe made, which is in
+// the backlog or the probe went elsewhere.
+func hear(l net.Listener, word string) error {
+	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		return fmt.Errorf("the probe connected somewhere else: %w", err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	got := make([]byte, len(word))
+	if n, err := conn.Read(got); err != nil || string(got[:n]) != word {
+		return fmt.Errorf("somebody else connected (%q, %w)", got[:n], err)
+	}
+	return nil
+}
+
+// putProbe writes the probe's entry, for our own network namespace alone, and
+// forgets what a former probe left in the state of slot 0.
+func (k *Kernel) putProbe(vip, to netip.AddrPort) (remove func() error, err error) {
+	self, err := netns.Self()
+	if err != nil {
+		return nil, err
+	}
+	if err := k.ResetVIP(0); err != nil {
+		return nil, err
+	}
+	if err := k.objs.ServerState.Update(uint32(0), lictorServerWords{}, ebpf.UpdateExist); err != nil {
+		return nil, fmt.Errorf("reset server slot 0: %w", err)
+	}
+	key := VIPKey{Addr: vip, Proto: ProtoTCP}
+	entry := vipWords(VIP{
+		Key: key, Owner: Owner{Kind: OwnerNetns, ID: self.Cookie}, Ranked: []Backend{{Addr: to}},
+	}, k.gen.Add(1))
+	if err := k.objs.Vips.Put(entry.Key, entry); err != nil {
+		return nil, fmt.Errorf("write the probe's entry: %w", err)
+	}
+	return func() error { return k.DeleteVIPs([]VIPKey{key}) }, nil
+}
+
+// probeCommand is this executable as the probe, in a new cgroup directly below
+// the hooked one: outside our own, and where only the hook's own cgroup and its
+// ancestors matter. Where no cgroup can be made the probe runs in ours, and
+// where says so.
+func (k *Kernel) probeCommand(ctx context.Context, target string) (child *exec.Cmd, where string, release func()) {
+	child = exec.CommandContext(ctx, "/proc/self/exe")
+	child.Env = []string{probeEnv + "=" + target}
+	dir := filepath.Join(k.cfg.Cgroup, fmt.Sprintf("lictor-probe-%d", os.Getpid()))
+	err := os.Mkdir(dir, 0o755)
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return child, fmt.Sprintf("lictord's own cgroup (%v)", err), func() {}
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return child, fmt.Sprintf("lictord's own cgroup (%v)", err), func() { removeCgroup(dir) }
+	}
+	child.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}
+	return child, "a cgroup of its own", func() {
+		f.Close()
+		removeCgroup(dir)
+	}
+}
+
+// removeCgroup waits for the kernel to forget the process that ended there. One
+// that stays is empty, and is used again by the next probe.
+func removeCgroup(dir string) {
+	for range 50 {
+		if err := unix.Rmdir(dir); !errors.Is(err, unix.EBUSY) {
+			return
+		}
+		time.Sleep(time.Millisecond)
+	}
+}

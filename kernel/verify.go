@@ -1,0 +1,83 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/cilium/ebpf/link"
+
+	"github.com/lictor-mesh/lictor/kernel/cgroup"
+)
+
+// Attachment is the hook as it was found to be in effect.
+type Attachment struct {
+	Cgroup   string // directory
+	CgroupID uint64
+	HostRoot bool     // it is the root of the host's hierarchy, not of a container's view of it
+	Programs []string // attached there and ours: "connect4 (program 123)"
+	Probe    string   // what a connect from outside our own cgroup proved; "" when it did not
+}
+
+// ErrNotAttached is returned by Verify when the hook is not in effect.
+var ErrNotAttached = errors.New("the hook is not in effect")
+
+// Verify finds out whether the hook is in effect: every link leads from the
+// configured cgroup to our program, and a connect from a process outside our
+// own cgroup arrives where the map sends it. The error wraps ErrNotAttached and
+// says what is not so. It takes some ten milliseconds and starts a process.
+func (k *Kernel) Verify(ctx context.Context) (Attachment, error) {
+	a := Attachment{Cgroup: k.cfg.Cgroup}
+	id, err := cgroup.ID(k.cfg.Cgroup)
+	if err != nil {
+		return a, fmt.Errorf("%w: %w", ErrNotAttached, err)
+	}
+	a.CgroupID, a.HostRoot = id, id == cgroup.HostRootID
+	if k.wantRoot && !a.HostRoot {
+		return a, fmt.Errorf("%w for the whole host: %s is the root of a container's view of the cgroup hierarchy (id %d); run in the host's cgroup namespace, or give the cgroup that is meant",
+			ErrNotAttached, k.cfg.Cgroup, id)
+	}
+	for _, h := range hooks {
+		program, err := k.verifyHook(h, id)
+		if err != nil {
+			return a, fmt.Errorf("%w: %s: %w", ErrNotAttached, h.name, err)
+		}
+		a.Programs = append(a.Programs, program)
+	}
+	a.Probe, err = k.probeConnect(ctx)
+	if err != nil {
+		return a, fmt.Errorf("%w: %w", ErrNotAttached, err)
+	}
+	return a, nil
+}
+
+func (k *Kernel) verifyHook(h hook, cgroupID uint64) (_ string, err error) {
+	l, err := link.LoadPinnedLink(k.pins.linkPath(h.name), nil)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", errors.New("its pin is gone")
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	info, err := l.Info()
+	if err != nil {
+		return "", err
+	}
+	mine, err := h.prog(&k.objs.lictorPrograms).Info()
+	if err != nil {
+		return "", err
+	}
+	id, _ := mine.ID()
+	at := info.Cgroup()
+	switch {
+	case info.Program != id:
+		return "", fmt.Errorf("the link leads to %s instead of program %d", describe(info.Program), id)
+	case at == nil || at.CgroupId == 0:
+		return "", errors.New("its cgroup was removed")
+	case at.CgroupId != cgroupID:
+		return "", fmt.Errorf("it is attached to cgroup id %d, and %s has id %d", at.CgroupId, k.cfg.Cgroup, cgroupID)
+	}
+	return fmt.Sprintf("%s (program %d)", h.name, id), nil
+}
