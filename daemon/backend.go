@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -158,8 +159,8 @@ func (b backend) Bootstrap(ctx context.Context, _ server.Caller, id string) ([]b
 		addr = v.VIP6
 	}
 	doc, err := bootstrap.Build(bootstrap.Params{
-		ProxyID: id, NodeName: v.Node, Namespace: v.Namespace, Partition: v.Partition,
-		VIP: addr, Port: b.cfg.VIPPort,
+		ProxyID: id, Node: v.Node, Namespace: v.Namespace, Partition: v.Partition,
+		XDS: netip.AddrPortFrom(addr, b.cfg.VIPPort),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("build the bootstrap of %s: %w", id, err)

@@ -19,6 +19,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/connections"
 	"github.com/lictor-mesh/lictor/daemon/metrics"
 	"github.com/lictor-mesh/lictor/daemon/owners"
+	"github.com/lictor-mesh/lictor/daemon/presence"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/server"
 	"github.com/lictor-mesh/lictor/daemon/version"
@@ -52,7 +53,7 @@ func Run(ctx context.Context, cfg config.Config, logger *slog.Logger) (err error
 	}
 	d.log.Info("started", "version", version.Version(), "node", cfg.NodeName,
 		"journal_seq", d.journal.Stats().Last)
-	err = d.run(ctx)
+	err = d.run(ctx, logger)
 	d.log.Info("stopped; redirects go on in the kernel")
 	return err
 }
@@ -124,7 +125,7 @@ const (
 )
 
 // run is the run group: when one component ends with an error, all stop.
-func (d *Daemon) run(ctx context.Context) error {
+func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, component := range []struct {
 		name string
@@ -135,7 +136,8 @@ func (d *Daemon) run(ctx context.Context) error {
 		{"servers", d.followServers},
 		{"events", d.readEvents},
 		{"attachment", d.watchAttachment},
-		{"owners", owners.NewWatcher(d.registry, d.resolver, d.log).Run},
+		{"owners", owners.NewWatcher(d.registry, d.resolver, logger).Run},
+		{"presence", presence.NewWatcher(d.registry, d.catalog, logger).Run},
 		{"api", d.server.Run},
 	} {
 		group.Go(func() error {

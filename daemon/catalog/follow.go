@@ -2,8 +2,10 @@ package catalog
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -27,7 +29,7 @@ func (c *Catalog) follow(ctx context.Context) {
 			continue
 		}
 		began := time.Now()
-		err := c.watch(ctx, target)
+		err := c.source(ctx, target)
 		if ctx.Err() != nil {
 			return
 		}
@@ -139,12 +141,21 @@ func (c *Catalog) apply(target string, a answer) (changed bool, err error) {
 // means nothing once ctx has ended.
 func (c *Catalog) heartbeat(ctx context.Context, target string) error {
 	for {
-		sleep(ctx, c.timing.heartbeat/2+rand.N(c.timing.heartbeat/2+1))
-		if err := c.leader(ctx, target); err != nil {
+		sleep(ctx, c.heartbeatPause())
+		err := c.leader(ctx, target)
+		if code := (statusError{}); errors.As(err, &code) && code.status < http.StatusInternalServerError {
+			continue // a limit on requests, say: it is alive
+		}
+		if err != nil {
 			return err
 		}
 		c.contact(target)
 	}
+}
+
+// heartbeatPause is random, so that hosts do not ask all at once.
+func (c *Catalog) heartbeatPause() time.Duration {
+	return c.timing.heartbeat/2 + rand.N(c.timing.heartbeat/2+1)
 }
 
 // leader is an error unless a server answers in time and knows a leader.
@@ -188,10 +199,15 @@ func (c *Catalog) health(ctx context.Context, target string, index uint64) (answ
 		return answer{}, err
 	}
 	a.index, _ = strconv.ParseUint(header.Get("X-Consul-Index"), 10, 64) // 0: nextIndex knows
-	a.filtered = header.Get("X-Consul-Results-Filtered-By-ACLs") == "true"
-	a.knownLeader = header.Get("X-Consul-Knownleader") != "false"
+	a.filtered, a.knownLeader = filtered(header), knownLeader(header)
 	return a, nil
 }
+
+// filtered says that ACLs kept something out of an answer.
+func filtered(h http.Header) bool { return h.Get("X-Consul-Results-Filtered-By-ACLs") == "true" }
+
+// knownLeader says that the server that answered is in touch with its leader.
+func knownLeader(h http.Header) bool { return h.Get("X-Consul-Knownleader") != "false" }
 
 // sleep waits for d or for the end of ctx.
 func sleep(ctx context.Context, d time.Duration) {
