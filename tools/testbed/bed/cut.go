@@ -18,8 +18,10 @@ const (
 	// Silent drops them: a host that vanished, a firewall. Connects time out,
 	// and what is sent on a connection is sent again and again.
 	Silent Cut = unix.RTN_BLACKHOLE
-	// Unreachable answers them with ICMP host unreachable: connects fail with
-	// EHOSTUNREACH at once.
+	// Unreachable answers them with ICMP: connects fail with ENETUNREACH, after
+	// their first retransmission, a second. (On one machine the answer to the
+	// first packet arrives while the connecting socket is locked, when TCP only
+	// takes note of it.)
 	Unreachable Cut = unix.RTN_UNREACHABLE
 )
 

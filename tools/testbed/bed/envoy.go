@@ -187,6 +187,3 @@ func (p Proxy) Bootstrap(xds netip.AddrPort) []byte {
 	}
 	return text
 }
-
-// XDS is where the server's xDS service listens.
-func (s *Server) XDS() netip.AddrPort { return netip.AddrPortFrom(s.Addr(), GRPCPort) }

@@ -25,6 +25,9 @@ var (
 	hubMAC   = net.HardwareAddr{2, 0, 0, 0, 0, 1}
 )
 
+// hubNumber is the hub's own place among the addresses.
+const hubNumber = 0xfffe
+
 // rulePriority is where cuts stand: after the local table, before the main one.
 const rulePriority = 100
 
@@ -38,7 +41,7 @@ type network struct {
 	ipv6   bool
 
 	mu   sync.Mutex
-	next uint16 // number of the next node or address
+	next uint16 // number of the last node or address
 }
 
 func newNetwork(hub *sandbox.Netns) (*network, error) {
@@ -47,14 +50,8 @@ func newNetwork(hub *sandbox.Netns) (*network, error) {
 		return nil, fmt.Errorf("open netlink of hub: %w", err)
 	}
 	_, err = os.Stat("/proc/net/if_inet6")
-	n := &network{hub: hub, handle: h, ipv6: err == nil, next: 1}
-	err = hub.Do(func() error {
-		err := sysctl("net/ipv4/ip_forward", "1")
-		if n.ipv6 {
-			err = errors.Join(err, sysctl("net/ipv6/conf/all/forwarding", "1"))
-		}
-		return err
-	})
+	n := &network{hub: hub, handle: h, ipv6: err == nil}
+	err = errors.Join(hub.Do(n.sysctls), n.addressHub())
 	if err != nil {
 		h.Close()
 		return nil, fmt.Errorf("make hub a router: %w", err)
@@ -65,6 +62,27 @@ func newNetwork(hub *sandbox.Netns) (*network, error) {
 func (n *network) close() error {
 	n.handle.Close()
 	return nil
+}
+
+// sysctls makes the hub forward, and say that something is unreachable as often
+// as it is asked, not once a second.
+func (n *network) sysctls() error {
+	err := errors.Join(sysctl("net/ipv4/ip_forward", "1"), sysctl("net/ipv4/icmp_ratelimit", "0"))
+	if n.ipv6 {
+		err = errors.Join(err, sysctl("net/ipv6/conf/all/forwarding", "1"), sysctl("net/ipv6/icmp/ratelimit", "0"))
+	}
+	return err
+}
+
+// addressHub gives the hub addresses of its own, from which ICMP can come.
+func (n *network) addressHub() error {
+	lo, err := n.handle.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return n.addrsOf(hubNumber).each(func(addr, _ netip.Addr) error {
+		return n.handle.AddrReplace(lo, &netlink.Addr{IPNet: hostNet(addr), Flags: unix.IFA_F_NODAD})
+	})
 }
 
 // sysctl must run on a thread inside the namespace it means.
@@ -81,8 +99,12 @@ type addrs struct {
 func (n *network) newAddrs() addrs {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	a := addrs{number: n.next}
 	n.next++
+	return n.addrsOf(n.next)
+}
+
+func (n *network) addrsOf(number uint16) addrs {
+	a := addrs{number: number}
 	b4 := subnet4.As4()
 	b4[2], b4[3] = byte(a.number>>8), byte(a.number)
 	a.v4 = netip.AddrFrom4(b4)

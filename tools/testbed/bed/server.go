@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,11 +16,11 @@ import (
 	"github.com/hashicorp/consul/api"
 )
 
-// Ports of every server.
+// Ports of every server, unless its configuration says otherwise.
 const (
-	HTTPPort = 8500
-	GRPCPort = 8502
-	DNSPort  = 8600
+	HTTPPort        = 8500
+	DefaultGRPCPort = 8502
+	DNSPort         = 8600
 )
 
 // Server is a real Consul server. Its methods may be called concurrently, those
@@ -27,10 +28,10 @@ const (
 type Server struct {
 	*Node
 	cluster *Cluster
-	config  map[string]any // the server's own, over the cluster's
 
-	mu   sync.Mutex
-	proc *Process
+	mu     sync.Mutex
+	config map[string]any // the server's own, over the cluster's
+	proc   *Process
 }
 
 // start writes the configuration, which may have changed, and runs Consul.
@@ -82,13 +83,16 @@ func (s *Server) configuration() map[string]any {
 		"connect":     map[string]any{"enabled": true},
 		"performance": map[string]any{"raft_multiplier": 1},
 		"telemetry":   map[string]any{"disable_hostname": true, "prefix_filter": []string{"-consul"}},
-		"ports":       map[string]any{"http": HTTPPort, "grpc": GRPCPort, "grpc_tls": -1, "dns": DNSPort, "serf_wan": -1},
+		"ports":       map[string]any{"http": HTTPPort, "grpc": DefaultGRPCPort, "grpc_tls": -1, "dns": DNSPort, "serf_wan": -1},
 	}
 	if s.cluster.expect > 0 {
 		c["bootstrap_expect"] = s.cluster.expect
 	}
 	overlay(c, s.cluster.options.Config)
-	overlay(c, s.config)
+	s.mu.Lock()
+	own := s.config
+	s.mu.Unlock()
+	overlay(c, own)
 	return c
 }
 
@@ -112,6 +116,17 @@ func overlay(dst, src map[string]any) {
 		dst[k] = v
 	}
 }
+
+// GRPCPort is the plain gRPC port of the server's configuration.
+func (s *Server) GRPCPort() uint16 {
+	ports, _ := s.configuration()["ports"].(map[string]any)
+	var port uint16
+	_, _ = fmt.Sscan(fmt.Sprint(ports["grpc"]), &port) // -1, switched off, is 0
+	return port
+}
+
+// XDS is where the server's xDS service listens.
+func (s *Server) XDS() netip.AddrPort { return netip.AddrPortFrom(s.Addr(), s.GRPCPort()) }
 
 // Process is the server's process, as of its last start.
 func (s *Server) Process() *Process {
@@ -153,12 +168,14 @@ func (s *Server) Restart(ctx context.Context) error {
 // Reconfigure restarts the server with these settings over its own; nested
 // objects are merged.
 func (s *Server) Reconfigure(ctx context.Context, settings map[string]any) error {
+	s.mu.Lock()
 	merged := maps.Clone(s.config)
 	if merged == nil {
 		merged = map[string]any{}
 	}
 	overlay(merged, settings)
-	s.config = merged
+	s.config = merged // a new map: the old one may be being read
+	s.mu.Unlock()
 	return s.Restart(ctx)
 }
 

@@ -51,6 +51,18 @@ func (r *Run) Netns(name string) (*Netns, error) {
 	return n, nil
 }
 
+// OpenNetns opens a namespace by the path of its file. The caller closes it.
+func OpenNetns(path string) (*Netns, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	return &Netns{Name: filepath.Base(path), Path: path, file: f}, nil
+}
+
+// Close gives back what OpenNetns took; the namespaces of a run are the run's.
+func (n *Netns) Close() error { return n.file.Close() }
+
 // RemoveNetns takes the namespace's name away; the kernel removes the
 // namespace with its links once no process and no socket is in it.
 func (r *Run) RemoveNetns(n *Netns) error {
