@@ -70,9 +70,12 @@ func TestAnswersThatAreNoDocuments(t *testing.T) {
 		"redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://example.invalid/", http.StatusFound)
 		}, "302"},
-		"no JSON":    {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "decode lictord's answer"},
-		"hangs up":   {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "GET /v1/status"},
-		"a document": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(409); fmt.Fprint(w, `{"type":"urn:x","detail":"taken"}`) }, "taken"},
+		"no JSON":  {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }, "decode lictord's answer"},
+		"hangs up": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "GET /v1/status"},
+		"a document": {func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(409)
+			fmt.Fprint(w, `{"type":"urn:x","detail":"taken"}`)
+		}, "taken"},
 	} {
 		if _, err := serve(t, tc.answer).Status(t.Context()); err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%s: error = %v, want %q", name, err, tc.want)

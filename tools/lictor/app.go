@@ -1,0 +1,175 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+)
+
+// Exit statuses.
+const (
+	exitOK     = 0
+	exitFailed = 1 // refused or failed
+	exitUsage  = 2 // the command line is wrong
+)
+
+// usageError is a wrong command line that only the command itself could see.
+type usageError struct{ error }
+
+// errQuiet fails a command that has said everything on stdout already.
+var errQuiet = errors.New("said on stdout")
+
+// app is one run of the command line.
+type app struct {
+	environment
+	socket  string // --socket
+	json    bool   // --json
+	started bool   // the command line was right and a command runs
+}
+
+// run is lictor: it returns the exit status.
+func run(ctx context.Context, env environment, args []string) int {
+	a := &app{environment: env}
+	root := a.root()
+	root.SetArgs(args)
+	root.SetOut(env.stdout)
+	root.SetErr(env.stderr)
+	err := root.ExecuteContext(ctx)
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errQuiet):
+		return exitFailed
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		err = errors.New("interrupted")
+	}
+	fmt.Fprintf(env.stderr, "lictor: %s\n", clean(strings.ReplaceAll(err.Error(), "\n", "; ")))
+	if !a.started || errors.As(err, &usage) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// root is the tree of commands.
+func (a *app) root() *cobra.Command {
+	root := a.group("lictor", "Consul's service mesh with one daemon per host",
+		`lictor asks lictord, the daemon on this host, and looks after its journal and its
+hook in the kernel. Tables are for people, --json is for programs.
+
+Exit status: 0; 1 for what was refused or failed; 2 for a wrong command line.`)
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"}) // --help is enough
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.socket, "socket", cmp.Or(a.getenv("LICTOR_SOCKET"), v1.DefaultSocket),
+		"unix socket of lictord; LICTOR_SOCKET in the environment sets it too")
+	flags.BoolVar(&a.json, "json", false, "write JSON, for programs")
+	root.AddCommand(
+		a.registerCommand(), a.deregisterCommand(), a.proxiesCommand(), a.bootstrapCommand(), a.historyCommand(),
+		a.serversCommand(), a.drainCommand(), a.undrainCommand(),
+		a.statusCommand(), a.eventsCommand(),
+		a.journalCommand(), a.doctorCommand(), a.unloadCommand(), a.versionCommand(), a.completionCommand(),
+	)
+	return root
+}
+
+// group is a command that only has others below it.
+func (a *app) group(use, short, long string) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long, Args: cobra.ArbitraryArgs,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return fmt.Errorf("%s needs a command; %s --help lists them", c.CommandPath(), c.CommandPath())
+			}
+			hint := ""
+			c.SuggestionsMinimumDistance = 2
+			if like := c.SuggestionsFor(args[0]); len(like) > 0 {
+				hint = fmt.Sprintf(" Did you mean %s?", strings.Join(like, " or "))
+			}
+			return fmt.Errorf("%s has no command %q; %s --help lists them.%s", c.CommandPath(), args[0], c.CommandPath(), hint)
+		},
+	}
+}
+
+// command is one that does something. args says what it needs, in the words of
+// its usage line: names in brackets may be left out.
+func (a *app) command(use, short, long string, do func(ctx context.Context, args []string) error) *cobra.Command {
+	words := strings.Fields(use)[1:]
+	need := 0
+	for _, word := range words {
+		if !strings.HasPrefix(word, "[") {
+			need++
+		}
+	}
+	return &cobra.Command{
+		Use: use, Short: short, Long: long, DisableFlagsInUseLine: len(words) == 0,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: func(c *cobra.Command, args []string) error {
+			switch {
+			case len(args) < need:
+				return fmt.Errorf("%s needs %s; see %s --help", c.CommandPath(), words[len(args)], c.CommandPath())
+			case len(args) > len(words):
+				return fmt.Errorf("%s takes no %q; see %s --help", c.CommandPath(), args[len(words)], c.CommandPath())
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, args []string) error {
+			a.started = true
+			return do(c.Context(), args)
+		},
+	}
+}
+
+// client connects to the daemon.
+func (a *app) client() *v1.Client { return v1.NewClient(a.socket) }
+
+// ask makes a call of the daemon.
+func ask[T any](a *app, call func(*v1.Client) (T, error)) (T, error) {
+	client := a.client()
+	defer client.Close()
+	return call(client)
+}
+
+// checkID refuses an id that the daemon would refuse.
+func checkID(what, id string) error {
+	if err := v1.CheckID(what, id); err != nil {
+		return usageError{err}
+	}
+	return nil
+}
+
+// writeJSON writes a value for programs.
+func (a *app) writeJSON(v any) error {
+	encoder := json.NewEncoder(a.stdout)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(v)
+}
+
+// writeLine writes a value as a line of a stream, for programs.
+func (a *app) writeLine(v any) error {
+	encoder := json.NewEncoder(a.stdout)
+	encoder.SetEscapeHTML(false)
+	return encoder.Encode(v)
+}
+
+// printf writes for people. That stdout is gone is for the system to say.
+func (a *app) printf(format string, args ...any) {
+	_, _ = fmt.Fprintf(a.stdout, format, args...)
+}
+
+// isTerminal says whether a file is a terminal.
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+)
+
+// errStreamEnded is told to who follows a daemon that stops.
+var errStreamEnded = errors.New("lictord has stopped, or is starting anew; run the command again to go on")
+
+func (a *app) eventsCommand() *cobra.Command {
+	var follow, connections bool
+	var since uint64
+	c := a.command("events", "show what was decided, or what connections do",
+		`Shows the journal's events: what was registered, placed, drained. With --follow those to
+come, from now on or after --since.
+
+With --connections it shows connections as the kernel reports them, from now on: one line
+for each that was established, failed, closed, bounced or denied. They are not kept.`, nil)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		a.started = true
+		if connections && c.Flags().Changed("since") {
+			return usageError{errors.New("connections are not kept: --since does not go with --connections")}
+		}
+		client := a.client()
+		defer client.Close()
+		ctx := c.Context()
+		var err error
+		if connections {
+			follow = true
+			err = client.Connections(ctx, a.showConnection)
+		} else {
+			if follow && !c.Flags().Changed("since") {
+				status, err := client.Status(ctx)
+				if err != nil {
+					return err
+				}
+				since = status.Journal.Seq
+			}
+			err = client.Journal(ctx, since, follow, a.showEvent)
+		}
+		switch {
+		case follow && err == nil:
+			return errStreamEnded
+		case follow && ctx.Err() != nil:
+			return nil // interrupted, the way to end it
+		}
+		return err
+	}
+	flags := c.Flags()
+	flags.BoolVarP(&follow, "follow", "f", false, "go on with events as they happen")
+	flags.Uint64Var(&since, "since", 0, "begin after this sequence number")
+	flags.BoolVar(&connections, "connections", false, "show connections instead of the journal")
+	return c
+}
+
+func (a *app) historyCommand() *cobra.Command {
+	c := a.command("history ID", "show what became of one proxy", "",
+		func(ctx context.Context, args []string) error {
+			if err := checkID("proxy id", args[0]); err != nil {
+				return err
+			}
+			history, err := ask(a, func(c *v1.Client) (v1.History, error) { return c.History(ctx, args[0]) })
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return a.writeJSON(history)
+			}
+			if len(history.Events) == 0 {
+				a.printf("nothing is kept of %s; the oldest event kept is %d\n", args[0], history.Oldest)
+				return nil
+			}
+			if first := history.Events[0]; first.Kind != "ProxyRegistered" {
+				a.printf("what was before event %d is no longer kept\n", first.Seq)
+			}
+			for _, event := range history.Events {
+				if err := a.showEvent(event); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	c.ValidArgsFunction = a.completeProxies
+	return c
+}
+
+// showEvent writes one event of the journal.
+func (a *app) showEvent(event v1.JournalEvent) error {
+	if a.json {
+		return a.writeLine(event)
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s  %6d  %-17s  %s\n",
+		a.clock(event.Time), event.Seq, clean(event.Kind), clean(eventText(event)))
+	return err
+}
+
+// eventData is what any event of the journal may say, by its names there.
+type eventData struct {
+	ID     string   `json:"id"`
+	By     string   `json:"by"`
+	Reason string   `json:"reason"`
+	Ranked []string `json:"ranked"`
+	Server *struct {
+		ID    string `json:"id"`
+		Addr4 string `json:"addr4"`
+		Addr6 string `json:"addr6"`
+		Port  uint16 `json:"port"`
+	} `json:"server"`
+	Proxy *struct {
+		ID   string `json:"id"`
+		Node string `json:"node"`
+		VIP  string `json:"vip"`
+		VIP6 string `json:"vip6"`
+	} `json:"proxy"`
+	Owner *struct {
+		Kind string `json:"kind"`
+		Path string `json:"path"`
+	} `json:"owner"`
+	Known *bool `json:"known"`
+}
+
+// eventText says in a few words what an event says. One of a kind that this
+// version does not know is shown as it is.
+func eventText(event v1.JournalEvent) string {
+	var d eventData
+	if err := json.Unmarshal(event.Data, &d); err != nil {
+		return string(event.Data)
+	}
+	switch {
+	case d.Server != nil:
+		return fmt.Sprintf("%s at %s port %d", d.Server.ID, words(d.Server.Addr4, d.Server.Addr6), d.Server.Port)
+	case d.Proxy != nil:
+		return fmt.Sprintf("%s of node %s: VIP %s", d.Proxy.ID, d.Proxy.Node, words(d.Proxy.VIP, d.Proxy.VIP6))
+	case event.Kind == "Placed" && len(d.Ranked) == 0:
+		return fmt.Sprintf("%s: no server (%s)", d.ID, d.Reason)
+	case event.Kind == "Placed":
+		return fmt.Sprintf("%s: %s (%s)", d.ID, strings.Join(d.Ranked, ", "), d.Reason)
+	case d.Owner != nil:
+		return fmt.Sprintf("%s: owner is %s", d.ID, words(d.Owner.Kind, d.Owner.Path))
+	case d.Known != nil && *d.Known:
+		return d.ID + ": Consul knows it"
+	case d.By != "":
+		return fmt.Sprintf("%s by %s", d.ID, d.By)
+	case d.Reason != "":
+		return fmt.Sprintf("%s (%s)", d.ID, d.Reason)
+	case d.ID != "":
+		return d.ID
+	}
+	return string(event.Data)
+}
+
+// words joins what is not empty.
+func words(all ...string) string { return strings.Join(strings.Fields(strings.Join(all, " ")), " ") }
+
+// showConnection writes one connection event.
+func (a *app) showConnection(e v1.ConnectionEvent) error {
+	if a.json {
+		return a.writeLine(e)
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s  %-12s  %s\n",
+		e.Time.In(a.zone).Format("15:04:05.000"), clean(e.Kind), clean(connectionText(e)))
+	return err
+}
+
+func connectionText(e v1.ConnectionEvent) string {
+	if e.Kind == "dropped" {
+		return count(e.Dropped, "event was", "events were") + " lost"
+	}
+	var parts []string
+	add := func(format string, values ...any) { parts = append(parts, fmt.Sprintf(format, values...)) }
+	if e.ProxyID != "" {
+		add("%s", e.ProxyID)
+	} else if e.VIP != "" {
+		add("%s", e.VIP)
+	}
+	if e.Server != "" || e.Address != "" {
+		add("→ %s", words(e.Server, e.Address))
+	}
+	if words(e.Errno, e.Reason) != "" {
+		add("%s", words(e.Errno, e.Reason))
+	}
+	if e.Comm != "" {
+		add("%s[%d]", e.Comm, e.PID)
+	}
+	if e.TookMS > 0 {
+		add("%.3g ms", e.TookMS)
+	}
+	if e.RTTMS > 0 {
+		add("rtt %.3g ms", e.RTTMS)
+	}
+	if e.BytesIn+e.BytesOut > 0 {
+		add("%s received, %s sent", size(int64(e.BytesIn)), size(int64(e.BytesOut)))
+	}
+	return strings.Join(parts, "  ")
+}

@@ -1,0 +1,36 @@
+// Command lictor is the command line of Lictor: it asks the daemon on this
+// host, and looks at its journal and at the kernel without it.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/lictor-mesh/lictor/kernel"
+)
+
+// environment is all that the commands have of the world outside.
+type environment struct {
+	stdout, stderr io.Writer
+	getenv         func(string) string
+	now            func() time.Time
+	zone           *time.Location // in which times are shown to people
+	terminal       bool           // stderr is one: progress may be drawn over
+	probe          func() kernel.Features
+	unload         func(bpffs string) error
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	status := run(ctx, environment{
+		stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
+		now: time.Now, zone: time.Local, terminal: isTerminal(os.Stderr),
+		probe: kernel.Probe, unload: kernel.Unload,
+	}, os.Args[1:])
+	os.Exit(status)
+}
