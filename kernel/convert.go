@@ -112,7 +112,7 @@ func (c *Counters) add(o Counters) {
 func vipStateOf(slot uint32, w *lictorVipWords) VIPState {
 	s := VIPState{
 		Slot:      slot,
-		LastSlot:  w.LastSlot,
+		LastSlot:  w.Last.Slot,
 		LastAt:    time.Duration(w.LastAt),
 		WaitUntil: time.Duration(w.WaitUntil),
 		Counters:  countersOf(w.Count),

@@ -228,10 +228,9 @@ type lictorVipWords struct {
 	WaitSet      uint32
 	InflightAt   uint64
 	InflightTask uint64
-	InflightSlot uint16
-	LastSlot     uint16
-	Pad          uint32
 	LastAt       uint64
+	Last         lictorBackend
+	Pad          uint32
 	Count        lictorCounters
 }
 

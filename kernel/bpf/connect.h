@@ -8,19 +8,19 @@
 #include "owner.h"
 #include "hold.h"
 
-#define SOL_SOCKET 1
-#define SO_KEEPALIVE 9
-#define SOL_TCP 6
-#define TCP_KEEPIDLE 4
-#define TCP_KEEPINTVL 5
-#define TCP_KEEPCNT 6
+#define SOL_SOCKET	 1
+#define SO_KEEPALIVE	 9
+#define SOL_TCP		 6
+#define TCP_KEEPIDLE	 4
+#define TCP_KEEPINTVL	 5
+#define TCP_KEEPCNT	 6
 #define TCP_USER_TIMEOUT 18
 
 /* How long TCP may say nothing about a redirect of another thread. */
 #define INFLIGHT_NS (20 * NSEC_PER_MSEC)
 
 enum verdict {
-	DENY,			/* what a cgroup hook returns */
+	DENY, /* what a cgroup hook returns */
 	ALLOW,
 };
 
@@ -87,17 +87,16 @@ static __always_inline int untouched(struct bpf_sock_addr *ctx, const __be32 *ad
  * cannot be in two connects, or long after, it has failed.
  */
 static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vip_key *key,
-					   const struct vip *v, struct vip_words *st, __u64 now)
+				      const struct vip *v, struct vip_words *st, __u64 now)
 {
 	__u64 at = st->inflight_at, task = st->inflight_task;
 	bool mine = task == bpf_get_current_pid_tgid();
-	__u16 slot = st->inflight_slot;
 	struct event *e;
 
 	if (!at || (!mine && at + INFLIGHT_NS > now))
 		return;
 	st->inflight_at = 0;
-	hold_down(st, slot, at, HOLD_FAILED);
+	hold_down(v->slot, st->last.slot, at, HOLD_FAILED);
 
 	e = event_new(EVENT_FAILED_LOCAL, now);
 	if (!e)
@@ -109,14 +108,9 @@ static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vi
 	copy_addr(e->vip_addr, key->addr);
 	e->vip_port = key->port;
 	e->vip_slot = v->slot;
-	e->server_slot = slot;
-#pragma clang loop unroll(full)
-	for (int i = 0; i < MAX_RANKED; i++) {
-		if (i < v->n && v->ranked[i].slot == slot) {
-			copy_addr(e->server_addr, v->ranked[i].addr);
-			e->server_port = v->ranked[i].port;
-		}
-	}
+	e->server_slot = st->last.slot;
+	copy_addr(e->server_addr, st->last.addr);
+	e->server_port = st->last.port;
 	bpf_ringbuf_submit(e, 0);
 }
 
@@ -137,7 +131,7 @@ static __always_inline void set_timeouts(struct bpf_sock_addr *ctx)
 	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPIDLE, 2);
 	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPINTVL, 1);
 	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPCNT, 3);
-	failed |= set_opt(ctx, SOL_TCP, TCP_USER_TIMEOUT, 3000);	/* ms */
+	failed |= set_opt(ctx, SOL_TCP, TCP_USER_TIMEOUT, 3000); /* ms */
 	if (failed)
 		count(REASON_SOCKOPT);
 }
@@ -189,19 +183,18 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 	if (!v.n)
 		return deny(ctx, key, REASON_NO_SERVER, v.slot);
 	st = state_of(v.slot);
-	if (!st)	/* a slot that does not exist: damaged, so closed */
+	if (!st) /* a slot that does not exist: damaged, so closed */
 		return deny(ctx, key, REASON_TORN, v.slot);
 
 	check_inflight(ctx, key, &v, st, now);
-	if (choose(&v, st, now, out) && must_wait(st, &v, now))
+	if (choose(&v, now, out) && must_wait(st, &v, now))
 		return deny(ctx, key, REASON_WAITING, v.slot);
 
-	st->last_slot = out->slot;
+	st->last = *out;
 	st->last_at = now;
 	if (track(ctx, key, &v, out, now)) {
 		srv = counters_of(out->slot);
 		COUNT(srv, st, redirected, 1);
-		st->inflight_slot = out->slot;
 		st->inflight_task = bpf_get_current_pid_tgid();
 		st->inflight_at = now;
 	} else {

@@ -66,7 +66,7 @@ static __always_inline void event_tcp(struct bpf_sock_ops *ctx, const struct soc
 	__builtin_memcpy(e->comm, s->comm, sizeof(e->comm));
 	e->took = now - since;
 	e->err = err;
-	e->rtt_us = ctx->srtt_us >> 3;	/* TCP keeps it times eight */
+	e->rtt_us = ctx->srtt_us >> 3; /* TCP keeps it times eight */
 	e->bytes_in = s->bytes_in;
 	e->bytes_out = s->bytes_out;
 	bpf_ringbuf_submit(e, 0);

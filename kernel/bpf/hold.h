@@ -2,8 +2,9 @@
 /*
  * Hold-downs: which servers a VIP passes over, and when it waits.
  *
- * Functions of their own, for the stack's sake: an entry point's frame holds a
- * whole entry. Plain stores: two CPUs that race lose at most one hold, which costs one
+ * The functions with loops are global and take numbers only, so that the
+ * verifier looks at each of them once instead of on every path to it, and the
+ * entry point's stack has room for a whole entry. Plain stores: two CPUs that race lose at most one hold, which costs one
  * connect more.
  */
 #ifndef LICTOR_HOLD_H
@@ -11,40 +12,64 @@
 
 #include "maps.h"
 
-static __noinline void hold_down(struct vip_words *st, __u16 slot, __u64 now, __u8 reason)
+__noinline int hold_down(__u32 vip_slot, __u16 slot, __u64 now, __u8 reason)
 {
+	struct vip_words *st = state_of(vip_slot);
 	__u64 oldest = ~0ULL;
-	struct hold *h = &st->holds[0];
+	__u32 use = 0;
 
+	if (!st)
+		return 0;
 	for (int i = 0; i < MAX_RANKED; i++) {
-		if (st->holds[i].slot == slot && st->holds[i].at) {
-			h = &st->holds[i];
-			break;
-		}
-		if (st->holds[i].at < oldest) {
-			oldest = st->holds[i].at;
-			h = &st->holds[i];
+		/* Its own is best, then a free one, then the oldest. */
+		__u64 at = st->holds[i].slot == slot ? 0 : st->holds[i].at + 1;
+
+		if (at < oldest) {
+			oldest = at;
+			use = i;
 		}
 	}
-	h->slot = slot;
-	h->reason = reason;
-	h->at = now;
+	use &= MAX_RANKED - 1; /* always so; the verifier wants to see it */
+	st->holds[use].slot = slot;
+	st->holds[use].reason = reason;
+	st->holds[use].at = now;
+	return 0;
 }
 
 /* Forget a hold of this reason; HOLD_NONE: of any. */
-static __noinline void release(struct vip_words *st, __u16 slot, __u8 reason)
+__noinline int release(__u32 vip_slot, __u16 slot, __u8 reason)
 {
+	struct vip_words *st = state_of(vip_slot);
+
+	if (!st)
+		return 0;
 	for (int i = 0; i < MAX_RANKED; i++) {
 		struct hold *h = &st->holds[i];
 
 		if (h->slot == slot && (reason == HOLD_NONE || h->reason == reason))
 			h->at = 0;
 	}
+	return 0;
+}
+
+/* Forget a hold that was noted for this moment. */
+__noinline int release_at(__u32 vip_slot, __u64 at)
+{
+	struct vip_words *st = state_of(vip_slot);
+
+	if (!st)
+		return 0;
+	for (int i = 0; i < MAX_RANKED; i++) {
+		if (st->holds[i].at == at)
+			st->holds[i].at = 0;
+	}
+	return 0;
 }
 
 /* When the server was last at fault, if that is recent enough to pass it over; else 0. */
-static __noinline __u64 held_at(struct vip_words *st, __u16 slot, __u64 now)
+__noinline __u64 held_at(__u32 vip_slot, __u16 slot, __u64 now)
 {
+	struct vip_words *st = state_of(vip_slot);
 	__u32 i = slot;
 	struct server_words *srv = bpf_map_lookup_elem(&server_state, &i);
 	__u64 at = 0;
@@ -55,6 +80,8 @@ static __noinline __u64 held_at(struct vip_words *st, __u16 slot, __u64 now)
 		if (refused && refused + hold_refused_ns > now)
 			at = refused;
 	}
+	if (!st)
+		return at;
 	for (int i = 0; i < MAX_RANKED; i++) {
 		struct hold *h = &st->holds[i];
 		__u64 span = h->reason == HOLD_BOUNCED ? hold_bounced_ns : hold_failed_ns;
@@ -69,8 +96,7 @@ static __noinline __u64 held_at(struct vip_words *st, __u16 slot, __u64 now)
  * The first ranked server that is not held down, else the one held longest.
  * Returns whether all are held.
  */
-static __always_inline bool choose(const struct vip *v, struct vip_words *st, __u64 now,
-				   struct backend *out)
+static __always_inline bool choose(const struct vip *v, __u64 now, struct backend *out)
 {
 	__u64 oldest = ~0ULL;
 	bool found = false;
@@ -78,7 +104,7 @@ static __always_inline bool choose(const struct vip *v, struct vip_words *st, __
 #pragma clang loop unroll(full)
 	for (int i = 0; i < MAX_RANKED; i++) {
 		if (i < v->n && !found) {
-			__u64 at = held_at(st, v->ranked[i].slot, now);
+			__u64 at = held_at(v->slot, v->ranked[i].slot, now);
 
 			found = !at;
 			if (at < oldest) {

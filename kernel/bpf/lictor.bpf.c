@@ -75,8 +75,7 @@ int lictor_getpeername4(struct bpf_sock_addr *ctx)
 SEC("cgroup/getpeername6")
 int lictor_getpeername6(struct bpf_sock_addr *ctx)
 {
-	__be32 peer[4] = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2],
-			   ctx->user_ip6[3] };
+	__be32 peer[4] = { ctx->user_ip6[0], ctx->user_ip6[1], ctx->user_ip6[2], ctx->user_ip6[3] };
 	struct sock_info *s = peer_vip(ctx, peer);
 
 	if (s) {

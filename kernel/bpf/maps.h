@@ -9,20 +9,20 @@
 #include <bpf/bpf_core_read.h>
 #include "abi.h"
 
-#define AF_INET 2
-#define AF_INET6 10
-#define SOCK_STREAM 1
-#define IPPROTO_TCP 6
+#define AF_INET	      2
+#define AF_INET6      10
+#define SOCK_STREAM   1
+#define IPPROTO_TCP   6
 #define IPPROTO_MPTCP 262
-#define EPERM 1
-#define ECONNABORTED 103
-#define ECONNRESET 104
-#define ECONNREFUSED 111
+#define EPERM	      1
+#define ECONNABORTED  103
+#define ECONNRESET    104
+#define ECONNREFUSED  111
 #define NSEC_PER_MSEC 1000000ULL
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 2 * MAX_VIPS);	/* IPv4 and IPv6 */
+	__uint(max_entries, 2 * MAX_VIPS); /* IPv4 and IPv6 */
 	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__type(key, struct vip_key);
 	__type(value, struct vip);
@@ -59,7 +59,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 64);	/* room for reasons to come */
+	__uint(max_entries, 64); /* room for reasons to come */
 	__type(key, __u32);
 	__type(value, __u64);
 } reasons SEC(".maps");
@@ -92,7 +92,7 @@ const volatile __u8 pool6_used;
 const volatile __be32 pool6_net[4];
 const volatile __be32 pool6_mask[4];
 
-const volatile __u8 has_retval;	/* bpf_set_retval works in connect hooks (6.1) */
+const volatile __u8 has_retval; /* bpf_set_retval works in connect hooks (6.1) */
 
 const volatile __u64 hold_failed_ns;
 const volatile __u64 hold_bounced_ns;
@@ -133,12 +133,12 @@ static __always_inline struct vip_words *state_of(__u32 vip_slot)
 }
 
 /* Add to a counter of the server and to the VIP's own. */
-#define COUNT(srv, st, field, n)				\
-	do {							\
-		if (srv)					\
-			add(&(srv)->field, (n));		\
-		if (st)						\
-			add(&(st)->count.field, (n));		\
+#define COUNT(srv, st, field, n)                                                                   \
+	do {                                                                                       \
+		if (srv)                                                                           \
+			add(&(srv)->field, (n));                                                   \
+		if (st)                                                                            \
+			add(&(st)->count.field, (n));                                              \
 	} while (0)
 
 static __always_inline bool same_addr(const __be32 *a, const __be32 *b)

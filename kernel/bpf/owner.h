@@ -54,8 +54,9 @@ static __always_inline enum reason owner_check(struct bpf_sock_addr *ctx, const 
 		return bpf_get_netns_cookie(ctx) == v->owner_id ? REASON_NONE : REASON_STRANGER;
 	case OWNER_CGROUP:
 		/* An ancestor, so that a pod's own sub-cgroups are its owner too. */
-		return bpf_get_current_ancestor_cgroup_id(v->owner_level) == v->owner_id ?
-			REASON_NONE : REASON_STRANGER;
+		return bpf_get_current_ancestor_cgroup_id(v->owner_level) == v->owner_id
+			       ? REASON_NONE
+			       : REASON_STRANGER;
 	default:
 		return REASON_OWNER_UNRESOLVED;
 	}

@@ -56,11 +56,8 @@ static __always_inline void tcp_attempted(struct bpf_sock_ops *ctx, struct sock_
 	if (st) {
 		if (st->inflight_at == s->t_connect)
 			st->inflight_at = 0;
-		/* A slow connect that was taken for a local failure meanwhile. */
-		for (int i = 0; i < MAX_RANKED; i++) {
-			if (st->holds[i].at == s->t_connect)
-				st->holds[i].at = 0;
-		}
+		/* A slow connect may have been taken for a local failure meanwhile. */
+		release_at(s->vip_slot, s->t_connect);
 	}
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
@@ -76,7 +73,7 @@ static __always_inline void latency_add(__u32 slot, __u64 ns)
 #pragma clang loop unroll(full)
 	for (int i = 0; i < LATENCY_BUCKETS - 1; i++)
 		bits += (us >> i) != 0;
-	if (bits < LATENCY_BUCKETS)	/* always; the verifier wants to see it */
+	if (bits < LATENCY_BUCKETS) /* always; the verifier wants to see it */
 		add(&l->buckets[bits], 1);
 	add(&l->sum, ns);
 }
@@ -96,8 +93,7 @@ static __always_inline void tcp_established(struct bpf_sock_ops *ctx, struct soc
 	/* It answers. Whether it serves is another question: a bounce stays held. */
 	if (ss && ss->refused_at)
 		ss->refused_at = 0;
-	if (st)
-		release(st, slot, HOLD_FAILED);
+	release(s->vip_slot, slot, HOLD_FAILED);
 	event_tcp(ctx, s, EVENT_ESTABLISHED, now, s->t_connect, 0);
 }
 
@@ -113,7 +109,7 @@ static __always_inline void tcp_failed(struct bpf_sock_ops *ctx, struct sock_inf
 	s->phase = PHASE_NONE;
 	COUNT(srv, st, failed, 1);
 	if (st && (!given_up || (!err && now - s->t_connect > SLOW_CONNECT_NS && !exiting())))
-		hold_down(st, slot, now, HOLD_FAILED);
+		hold_down(s->vip_slot, slot, now, HOLD_FAILED);
 	if (ss && err == ECONNREFUSED)
 		ss->refused_at = now;
 	event_tcp(ctx, s, EVENT_FAILED, now, s->t_connect, err);
@@ -125,7 +121,7 @@ static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info
 {
 	__u64 in = ctx->bytes_received, out = ctx->bytes_acked;
 
-	if (out)	/* the SYN is acknowledged like a byte */
+	if (out) /* the SYN is acknowledged like a byte */
 		out--;
 	if (in > s->bytes_in) {
 		COUNT(srv, st, bytes_in, in - s->bytes_in);
@@ -168,12 +164,12 @@ static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_inf
 		COUNT(srv, st, bounced, 1);
 	if (st) {
 		if (lost) {
-			hold_down(st, s->server_slot, now, HOLD_FAILED);
+			hold_down(s->vip_slot, s->server_slot, now, HOLD_FAILED);
 		} else if (bounced) {
-			hold_down(st, s->server_slot, now, HOLD_BOUNCED);
+			hold_down(s->vip_slot, s->server_slot, now, HOLD_BOUNCED);
 		} else if (!aborted && (!young || s->bytes_in >= bounce_bytes)) {
 			/* It served: what it refused before is forgiven, and nobody waits. */
-			release(st, s->server_slot, HOLD_NONE);
+			release(s->vip_slot, s->server_slot, HOLD_NONE);
 			st->wait_ms = 0;
 			st->wait_until = 0;
 		}

@@ -20,9 +20,9 @@ typedef __u32 __be32;
 typedef __u32 __wsum;
 typedef _Bool bool;
 
-#define true 1
+#define true  1
 #define false 0
-#define NULL ((void *)0)
+#define NULL  ((void *)0)
 
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
@@ -57,7 +57,11 @@ struct bpf_sock {
 	__u32 protocol;
 };
 
-#define __md_ptr(type, name) union { type name; __u64 : 64; } __attribute__((aligned(8)))
+#define __md_ptr(type, name)                                                                       \
+	union {                                                                                    \
+		type name;                                                                         \
+		__u64 : 64;                                                                        \
+	} __attribute__((aligned(8)))
 
 struct bpf_sock_addr {
 	__u32 user_family;
@@ -123,7 +127,7 @@ struct task_struct {
 
 struct sock_common {
 	volatile unsigned char skc_state;
-} ;
+};
 
 struct sock {
 	struct sock_common __sk_common;

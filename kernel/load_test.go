@@ -1,0 +1,35 @@
+package kernel
+
+import (
+	"regexp"
+	"strconv"
+	"testing"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
+)
+
+// Verifiers of other kernels prune less than this one, and all give up at a
+// million instructions. A loop in the wrong place costs a factor of a hundred.
+func TestVerifierHasLittleToDo(t *testing.T) {
+	testenv.Privileged(t)
+	const most = 20_000
+	k := &Kernel{cfg: must(Config{BPFFS: "unused", Pool4: pool4, Pool6: pool6}.withDefaults())}
+	spec := must(k.spec())
+	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer coll.Close()
+	for name, prog := range coll.Programs {
+		m := regexp.MustCompile(`processed (\d+) insns`).FindStringSubmatch(prog.VerifierLog)
+		if m == nil {
+			t.Errorf("%s: no count in the verifier's log %q", name, prog.VerifierLog)
+			continue
+		}
+		if n := must(strconv.Atoi(m[1])); n > most {
+			t.Errorf("%s: the verifier processed %d instructions, want at most %d", name, n, most)
+		}
+	}
+}
