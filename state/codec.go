@@ -69,20 +69,20 @@ func EncodeBody(b Body) ([]byte, error) {
 	}
 	// The encoder writes these six characters for bytes that are no UTF-8. They
 	// may also be what the text says, behind an escaped backslash.
-	if bytes.Contains(data, []byte(`\ufffd`)) {
-		back, err := DecodeBody(b.Kind(), data)
-		if err == nil {
-			var again []byte
-			if again, err = json.Marshal(back); bytes.Equal(again, data) {
-				return data, nil
-			}
-		}
-		if err == nil {
-			err = errors.New("text is no UTF-8")
-		}
-		return nil, fmt.Errorf("encode %s: %w: %w", b.Kind(), ErrMalformed, err)
+	if bytes.Contains(data, []byte(`\ufffd`)) && !survives(b.Kind(), data) {
+		return nil, fmt.Errorf("encode %s: text is no UTF-8: %w", b.Kind(), ErrMalformed)
 	}
 	return data, nil
+}
+
+// survives reports whether a body's JSON is the same after decoding.
+func survives(kind Kind, data []byte) bool {
+	back, err := DecodeBody(kind, data)
+	if err != nil {
+		return false
+	}
+	again, err := json.Marshal(back)
+	return err == nil && bytes.Equal(again, data)
 }
 
 // DecodeBody is the inverse of EncodeBody. See ErrUnknownKind, ErrUnknownField
