@@ -40,6 +40,11 @@ type Config struct {
 	TLS TLS
 	// WatchDisabled hands on the addresses given, with no question to Consul.
 	WatchDisabled bool
+	// GRPCOnly follows the servers by the gRPC stream WatchServers, for where
+	// their HTTP API is not open. That tells neither names nor ports: a server's
+	// ID is Consul's id of its node then, and GRPCPort is that of all of them, 0
+	// meaning as with WatchDisabled. A port given with an address is gRPC's.
+	GRPCOnly bool
 
 	Log *slog.Logger     // nil: discarded
 	Now func() time.Time // nil: time.Now
@@ -59,6 +64,8 @@ type Catalog struct {
 	timing  timing
 	client  *http.Client
 	targets targets
+	// source follows the servers on one server until that fails.
+	source func(ctx context.Context, target string) error
 
 	// updates holds the newest set only: a set that nobody has taken is
 	// replaced by the next one.
@@ -136,7 +143,7 @@ func New(cfg Config) (*Catalog, error) {
 			cfg.HTTPPort = 8500
 		}
 	}
-	if cfg.GRPCPort == 0 && cfg.WatchDisabled {
+	if cfg.GRPCPort == 0 && (cfg.WatchDisabled || cfg.GRPCOnly) {
 		cfg.GRPCPort = 8503
 		if cfg.TLS.Disabled {
 			cfg.GRPCPort = 8502
@@ -175,6 +182,10 @@ func New(cfg Config) (*Catalog, error) {
 		logged:     map[string]bool{},
 	}
 	c.client = c.newClient()
+	c.source = c.watch
+	if cfg.GRPCOnly {
+		c.source = c.watchStream
+	}
 	return c, nil
 }
 

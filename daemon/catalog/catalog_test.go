@@ -99,7 +99,7 @@ func TestNotApplied(t *testing.T) {
 		"no leader":            {func(f *fake) { f.nodes = f.nodes[:1]; f.noLeader = true }, "leader"},
 		"no gRPC port":         {func(f *fake) { f.nodes = []entry{node("a", "10.0.0.1", 0)} }, "set ports.grpc in"},
 		"error 500":            {func(f *fake) { f.status, f.body = 500, "rpc error: No cluster leader" }, "has no leader"},
-		"token refused":        {func(f *fake) { f.status, f.body = 403, "ACL not found" }, "refuses the token"},
+		"token refused":        {func(f *fake) { f.status, f.body = 403, "ACL not found" }, "wants a token"},
 		"rate limited":         {func(f *fake) { f.status, f.body = 429, "rate limit exceeded" }, "limits requests"},
 		"a redirect elsewhere": {func(f *fake) { f.status, f.body = 302, "" }, "cannot answer"},
 		"answers nothing":      {func(f *fake) { f.hang = true }, "does not answer in time"},

@@ -116,12 +116,15 @@ func TestRealConsul(t *testing.T) {
 	want(t, c, "first")
 
 	// A token without rights reads an empty list.
-	denied := start(t, Config{Addresses: addr, TLS: TLS{Disabled: true}, TokenFile: deniedToken(t, addr), Dial: dialLoopback})
+	token := deniedToken(t, addr)
+	denied := start(t, Config{Addresses: addr, TLS: TLS{Disabled: true}, TokenFile: token, Dial: dialLoopback})
 	s := eventually(t, denied, "filtered", func(s Status) bool { return s.Problem != "" })
 	if !strings.Contains(s.Problem, "ACLs hide servers") {
 		t.Errorf("problem %q", s.Problem)
 	}
 	none(t, denied)
+	// The stream is for any valid token, but not for none.
+	streamOfRealConsul(t, p[1], token)
 }
 
 // deniedToken is the file of a token that may read nothing.

@@ -77,14 +77,14 @@ func reason(err error) string {
 }
 
 // explainStatus finds the sentence for an answer that is a refusal. said is the
-// beginning of its body.
-func explainStatus(target string, status int, said string) error {
+// beginning of its body, token what was sent.
+func explainStatus(target string, status int, said, token string) error {
 	var what string
 	switch {
 	case strings.Contains(said, "HTTP request to an HTTPS server"):
 		what = "wants TLS on this port: do not set --tls-disabled, or give the plain port with --consul-http-port"
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
-		what = "refuses the token: check --consul-token-file"
+		what = refusesToken(token)
 	case status == http.StatusTooManyRequests, strings.Contains(said, "rate limit"):
 		what = "limits requests for now"
 	case strings.Contains(said, "No cluster leader"):
@@ -94,6 +94,21 @@ func explainStatus(target string, status int, said string) error {
 	}
 	return &Problem{
 		Sentence: fmt.Sprintf("the Consul server at %s %s", target, what),
-		Err:      fmt.Errorf("status %d: %.200s", status, said),
+		Err:      statusError{status, said},
 	}
 }
+
+func refusesToken(token string) string {
+	if token == "" {
+		return "wants a token: give a file with one by --consul-token-file"
+	}
+	return "refuses the token: check the file of --consul-token-file, and that the token still exists"
+}
+
+// statusError is an answer that is a refusal.
+type statusError struct {
+	status int
+	said   string // the beginning of the body
+}
+
+func (e statusError) Error() string { return fmt.Sprintf("status %d: %.200s", e.status, e.said) }

@@ -40,8 +40,13 @@ func (c *Catalog) dial(ctx context.Context, network, addr string) (net.Conn, err
 	return c.cfg.Dial(ctx, network, addr)
 }
 
-// dialTLS reads the certificates' files for each connection: they are rotated.
-func (c *Catalog) dialTLS(ctx context.Context, network, addr string) (net.Conn, error) {
+func (c *Catalog) dialTLS(ctx context.Context, _, addr string) (net.Conn, error) {
+	return c.handshake(ctx, addr)
+}
+
+// handshake connects with TLS. It reads the certificates' files for each
+// connection, for they are rotated.
+func (c *Catalog) handshake(ctx context.Context, addr string, protocols ...string) (net.Conn, error) {
 	name, _, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, err
@@ -50,9 +55,10 @@ func (c *Catalog) dialTLS(ctx context.Context, network, addr string) (net.Conn, 
 	if err != nil {
 		return nil, err
 	}
+	config.NextProtos = protocols
 	ctx, cancel := context.WithTimeout(ctx, c.timing.dial)
 	defer cancel()
-	raw, err := c.cfg.Dial(ctx, network, addr)
+	raw, err := c.cfg.Dial(ctx, "tcp", addr)
 	if err != nil {
 		return nil, err
 	}
@@ -64,15 +70,15 @@ func (c *Catalog) dialTLS(ctx context.Context, network, addr string) (net.Conn, 
 	return conn, nil
 }
 
-// get asks one server and decodes its JSON answer. Every error of it is a
-// *Problem, whose sentence names the server.
+// get asks one server for an escaped path and decodes its JSON answer. Every
+// error of it is a *Problem, whose sentence names the server.
 func (c *Catalog) get(ctx context.Context, target, path string, query url.Values, into any) (http.Header, error) {
 	scheme := "https"
 	if c.cfg.TLS.Disabled {
 		scheme = "http"
 	}
-	u := url.URL{Scheme: scheme, Host: target, Path: path, RawQuery: query.Encode()}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	where := scheme + "://" + target + path + "?" + query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
 	if err != nil {
 		return nil, &Problem{Sentence: fmt.Sprintf("%s is no address of a Consul server", target), Err: err}
 	}
@@ -91,7 +97,7 @@ func (c *Catalog) get(ctx context.Context, target, path string, query url.Values
 	body := io.LimitReader(resp.Body, maxBody)
 	if resp.StatusCode != http.StatusOK {
 		said, _ := io.ReadAll(io.LimitReader(body, 512)) // only to be quoted
-		return nil, explainStatus(target, resp.StatusCode, strings.TrimSpace(string(said)))
+		return nil, explainStatus(target, resp.StatusCode, strings.TrimSpace(string(said)), token)
 	}
 	if err := json.NewDecoder(body).Decode(into); err != nil {
 		return nil, explain(target, fmt.Errorf("read answer of %s: %w", path, err))

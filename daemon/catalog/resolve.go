@@ -96,7 +96,7 @@ func (c *Catalog) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 		}
 	}
 	port := c.cfg.HTTPPort
-	if c.cfg.WatchDisabled {
+	if c.cfg.WatchDisabled || c.cfg.GRPCOnly {
 		port = c.cfg.GRPCPort
 	}
 	var all []netip.AddrPort

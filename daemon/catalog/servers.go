@@ -9,8 +9,8 @@ import (
 
 // Server is a Consul server that proxies may use.
 type Server struct {
-	// ID is the name of its node, unique in a datacenter, or host:port with
-	// Config.WatchDisabled.
+	// ID is the name of its node, unique in a datacenter; host:port with
+	// Config.WatchDisabled, NodeID with Config.GRPCOnly.
 	ID      string
 	NodeID  string     // Consul's own id of the node, a UUID; "" with WatchDisabled
 	Addr4   netip.Addr // zero when it has no IPv4 address
