@@ -1,13 +1,17 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
@@ -244,6 +248,45 @@ func FuzzDecodeRegister(f *testing.F) {
 		}
 		if req.Check() == nil && req.OwnerGiven() && req.Netns == "" && req.Cgroup == "" && req.Owner != v1.OwnerAny {
 			t.Fatalf("%s has an owner that nobody knows: %+v", raw, req)
+		}
+	})
+}
+
+// FuzzRequest answers any request with what the API may say: a value, nothing,
+// or a problem document of the caller's making.
+func FuzzRequest(f *testing.F) {
+	f.Add("GET", "/v1/status", "", "")
+	f.Add("PUT", "/v1/proxies/a", "application/json", `{"owner":"any"}`)
+	f.Add("DELETE", "/v1/proxies/%2e%2e", "", "")
+	f.Add("POST", "/v1/servers/a%00/drain", "", "x")
+	f.Add("GET", "/v1/journal?since=18446744073709551616&follow=false", "", "")
+	f.Add("GET", "/v1/connections?follow=%74rue;a", "", "")
+	f.Add("OPTIONS", "*", "", "")
+	f.Add("CONNECT", "/v1/../", "", "")
+	f.Fuzz(func(t *testing.T, method, target, media, body string) {
+		u, err := url.ParseRequestURI(target)
+		if err != nil || strings.Contains(target, "follow") {
+			return // net/http answers that itself; a follower waits for its end
+		}
+		backend := newFake()
+		s := New(Config{Backend: backend, Socket: "unused"})
+		r := httptest.NewRequest(http.MethodGet, "/", strings.NewReader(body))
+		r.Method, r.URL, r.RequestURI = method, u, target
+		r.Header.Set("Content-Type", media)
+		r = r.WithContext(context.WithValue(r.Context(), peerKey{}, peer{caller: Caller{NetnsCookie: 1, NetnsInode: 1}}))
+		w := httptest.NewRecorder()
+		s.guard(s.apiHandler()).ServeHTTP(w, r)
+		if w.Code < 400 {
+			for id := range backend.proxies {
+				if err := v1.CheckID("id", id); err != nil {
+					t.Errorf("%s %s registered %q: %v", method, target, id, err)
+				}
+			}
+			return
+		}
+		var p v1.Problem
+		if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil || p.Status != w.Code || w.Code >= 500 || !utf8.Valid(w.Body.Bytes()) {
+			t.Errorf("%s %s %q = %d %s", method, target, body, w.Code, w.Body)
 		}
 	})
 }

@@ -56,7 +56,7 @@ func TestTheCallersNamespaceIsItsOwn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
 		if code, text := do(t, over(conn), "PUT", fmt.Sprintf("/v1/proxies/p%d", i), "{}"); code != 200 {
 			t.Fatalf("register: %d %s", code, text)
 		}

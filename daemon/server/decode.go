@@ -30,7 +30,7 @@ func readBody(r *http.Request, v any) error {
 	raw, err := io.ReadAll(io.LimitReader(r.Body, v1.MaxBody+1))
 	switch {
 	case err != nil:
-		return fmt.Errorf("read the body: %v: %w", err, errMalformed)
+		return fmt.Errorf("read the body: %w: %w", err, errMalformed)
 	case len(raw) > v1.MaxBody:
 		return fmt.Errorf("the body is longer than %d bytes: %w", v1.MaxBody, errTooLarge)
 	case len(raw) == 0:
@@ -116,7 +116,7 @@ func malformed(err error) error {
 	if errors.As(err, &kind) && kind.Field != "" {
 		return fmt.Errorf("field %q is a %s where a %s belongs: %w", kind.Field, kind.Value, kind.Type, errMalformed)
 	}
-	return fmt.Errorf("the body is not JSON: %v: %w", err, errMalformed)
+	return fmt.Errorf("the body is not JSON: %w: %w", err, errMalformed)
 }
 
 // params reads a request's query. Only the allowed names may be in it, each
@@ -124,7 +124,7 @@ func malformed(err error) error {
 func params(r *http.Request, allowed ...string) (url.Values, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return nil, fmt.Errorf("read the query: %v: %w", err, errMalformed)
+		return nil, fmt.Errorf("read the query: %w: %w", err, errMalformed)
 	}
 	for name, values := range query {
 		if !slices.Contains(allowed, name) {

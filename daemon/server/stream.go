@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime/debug"
@@ -80,8 +81,7 @@ func relay(ctx context.Context, cancel func(), queue *queue, out *stream, ended 
 		case <-queue.ready:
 			if err := out.batch(queue.take()); err != nil {
 				cancel()
-				<-ended
-				return err
+				return errors.Join(err, <-ended)
 			}
 		case err := <-ended:
 			if ctx.Err() == nil && err != nil {
@@ -246,7 +246,7 @@ func (q *queue) put(event v1.ConnectionEvent) error {
 		if event.Dropped > 0 {
 			lost = event.Dropped // a line that counts what was lost before it
 		}
-		q.lost = v1.ConnectionEvent{Kind: "dropped", Time: event.Time, Dropped: q.lost.Dropped + lost}
+		q.lost = v1.ConnectionEvent{Kind: v1.ConnectionsDropped, Time: event.Time, Dropped: q.lost.Dropped + lost}
 	}
 	q.mu.Unlock()
 	select {

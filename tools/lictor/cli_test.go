@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -90,7 +91,7 @@ func serveScript(env *testscript.Env) error {
 	env.Setenv("LICTOR_SOCKET", socket)
 	env.Setenv("LICTOR_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 	env.Setenv("PROBE", filepath.Join(env.WorkDir, "probe.json"))
-	if _, err := os.Stat(filepath.Join(env.WorkDir, "api")); err != nil {
+	if _, err := os.Stat(filepath.Join(env.WorkDir, "api")); errors.Is(err, fs.ErrNotExist) {
 		return nil // a script without a daemon
 	}
 	l, err := net.Listen("unix", socket)

@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
@@ -30,12 +33,13 @@ type diagnosis struct {
 }
 
 func (a *app) doctorCommand() *cobra.Command {
-	return a.command("doctor", "say what this kernel and host lack, and how to get it",
+	var stateDir string
+	c := a.command("doctor", "say what this kernel and host lack, and how to get it",
 		`Probes this kernel and host for what Lictor needs, and looks whether lictord answers and its
 hook is in effect. Run it as root: other users may not probe. Exit status 1 when something
 that is required is missing.`,
 		func(ctx context.Context, _ []string) error {
-			checks := a.examine(ctx)
+			checks := append(a.examineHost(stateDir), a.examineDaemon(ctx)...)
 			d := diagnosis{OK: true, Checks: checks}
 			for _, c := range checks {
 				d.OK = d.OK && (c.OK || !c.Required)
@@ -52,20 +56,52 @@ that is required is missing.`,
 			}
 			return nil
 		})
+	c.Flags().StringVar(&stateDir, "state-dir", cmp.Or(a.getenv("LICTOR_STATE_DIR"), defaultStateDir), "state directory of lictord")
+	return c
 }
 
-// examine makes all checks, those of the kernel first.
-func (a *app) examine(ctx context.Context) (checks []check) {
+// examineHost probes the kernel, and looks where lictord keeps things.
+func (a *app) examineHost(stateDir string) (checks []check) {
 	for _, f := range a.probe() {
 		checks = append(checks, check{Name: f.Name, OK: f.Have, Required: f.Required, Why: f.Why, How: f.How, Detail: f.Err})
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
 	bpffs := mountPoint(string(mounts), "bpf")
 	checks = append(checks, check{
-		Name: "bpffs", OK: err == nil && bpffs != "", Why: "keeps the hook while lictord is away",
-		How: "lictord mounts it; or: mount -t bpf bpf /sys/fs/bpf", Detail: bpffs,
+		Name: "bpffs mounted", OK: err == nil && bpffs != "", Detail: bpffs,
+		Why: "pins keep the hook when the daemon is gone", How: "lictord mounts it; or: mount -t bpf bpf /sys/fs/bpf",
 	})
-	return append(checks, a.examineDaemon(ctx)...)
+	danger, err := volatile(stateDir)
+	if err != nil {
+		danger = err.Error()
+	}
+	return append(checks, check{
+		Name: "state directory", OK: danger == "", Detail: join(stateDir, danger),
+		Why: "the journal must outlive the daemon and a power cut", How: "set --state-dir to a directory on a local disk",
+	})
+}
+
+// volatile says why a journal should not be kept in a directory, "" when it
+// may. Of one that is yet to be made, its nearest parent is asked.
+func volatile(dir string) (string, error) {
+	var fs unix.Statfs_t
+	err := unix.Statfs(dir, &fs)
+	for errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir) {
+		dir = filepath.Dir(dir)
+		err = unix.Statfs(dir, &fs)
+	}
+	if err != nil {
+		return "", fmt.Errorf("look at the file system of %s: %w", dir, err)
+	}
+	switch uint32(fs.Type) { // the magic number, whatever the field's width and sign
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
+		return "it is in memory, a reboot loses every assignment", nil
+	case unix.OVERLAYFS_SUPER_MAGIC:
+		return "it is a container's own layer, lost with the container", nil
+	case unix.NFS_SUPER_MAGIC, unix.SMB_SUPER_MAGIC, unix.CIFS_SUPER_MAGIC, unix.V9FS_MAGIC:
+		return "it is on a network, where locks and mapped files are not to be trusted", nil
+	}
+	return "", nil
 }
 
 // examineDaemon asks lictord. That it is not there yet is no fault of the host.
@@ -96,9 +132,9 @@ func (a *app) examineDaemon(ctx context.Context) []check {
 }
 
 func (a *app) showDiagnosis(d diagnosis) {
-	t := table{heads: []string{"RESULT", "CHECK", "FOR", "FOUND"}}
+	t := table{heads: []string{"RESULT", "CHECK", "FOUND", "FOR"}}
 	for _, c := range d.Checks {
-		t.add(c.verdict(), c.Name, c.Why, c.Detail)
+		t.add(c.verdict(), c.Name, c.Detail, c.Why)
 	}
 	t.print(a.stdout)
 	a.printf("\n")

@@ -171,7 +171,7 @@ func (a *app) showConnection(e v1.ConnectionEvent) error {
 }
 
 func connectionText(e v1.ConnectionEvent) string {
-	if e.Kind == "dropped" {
+	if e.Kind == v1.ConnectionsDropped {
 		return count(e.Dropped, "event was", "events were") + " lost"
 	}
 	var parts []string
