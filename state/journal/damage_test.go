@@ -71,6 +71,9 @@ func (s specimen) check(t *testing.T, image []byte) (opened, recovered bool) {
 		if !got.Equal(last) {
 			t.Errorf("opens as another state, at event %d of %d", got.Seq, last.Seq)
 		}
+		if _, err := j.Append(registered(60_000)); err != nil {
+			t.Errorf("opened, but takes no event: %v", err)
+		}
 		if err := j.Close(); err != nil {
 			t.Error(err)
 		}
@@ -79,6 +82,7 @@ func (s specimen) check(t *testing.T, image []byte) (opened, recovered bool) {
 	case errors.Is(err, journal.ErrDamaged) && !strings.Contains(err.Error(), "lictor journal recover"):
 		t.Errorf("the error does not say what to do: %v", err)
 	}
+	writeFile(t, filepath.Join(dir, journal.FileName), image)
 	return opened, s.recover(t, dir, opened)
 }
 

@@ -45,9 +45,13 @@ func parseKey(k []byte) (uint64, error) {
 // spare bytes before it.
 func seal(k, b []byte) []byte {
 	b[4] = Format
-	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, b[4:])
-	binary.BigEndian.PutUint32(b, sum)
+	binary.BigEndian.PutUint32(b, checksum(k, b))
 	return b
+}
+
+// checksum is that of a key and of a sealed value without its own four bytes.
+func checksum(k, b []byte) uint32 {
+	return crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, b[4:])
 }
 
 // unseal returns the payload of a sealed value. The checksum's place and range
@@ -57,7 +61,7 @@ func unseal(k, b []byte) ([]byte, error) {
 	if len(b) < sealSize {
 		return nil, errShort
 	}
-	sum := crc32.Update(crc32.Checksum(k, castagnoli), castagnoli, b[4:])
+	sum := checksum(k, b)
 	if stored := binary.BigEndian.Uint32(b); stored != sum {
 		return nil, fmt.Errorf("checksum is %08x, of what is there %08x", stored, sum)
 	}

@@ -137,7 +137,7 @@ type run struct{ first, base, last uint64 }
 // choose finds the part to keep.
 func (w *wreck) choose() (Recovery, error) {
 	bases := slices.Sorted(maps.Keys(w.snapshots))
-	if w.records[1] != nil {
+	if w.records[1] != nil || len(w.scan.damage) == 0 && w.scan.last == 0 { // or it is new
 		bases = slices.Insert(bases, 0, 0)
 	}
 	var best *run
