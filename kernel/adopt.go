@@ -15,9 +15,9 @@ type formerMap struct {
 	layout int
 }
 
-// openMaps opens what is pinned of this layout, makes and pins what is not, and
-// opens what is pinned of former layouts into k.former. Nothing that the
-// kernel wrote is changed.
+// openMaps opens what is pinned of this layout, makes what is not, and opens
+// what is pinned of former layouts into k.former. It changes nothing that is
+// there and pins nothing, so that a start which fails leaves nothing behind.
 func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, err error) {
 	have, err := k.pins.scan()
 	if err != nil {
@@ -61,10 +61,6 @@ func (k *Kernel) openMap(spec *ebpf.MapSpec, path string, present bool) (*ebpf.M
 		if err != nil {
 			return nil, fmt.Errorf("make map %s: %w", spec.Name, err)
 		}
-		// A crash before this line leaves nothing, one after it an empty map.
-		if err := m.Pin(path); err != nil {
-			return nil, errors.Join(fmt.Errorf("pin map %s: %w", spec.Name, err), m.Close())
-		}
 		return m, nil
 	}
 	m, err := ebpf.LoadPinnedMap(path, nil)
@@ -78,6 +74,41 @@ func (k *Kernel) openMap(spec *ebpf.MapSpec, path string, present bool) (*ebpf.M
 		return nil, errors.Join(fmt.Errorf("pinned map %s is %w, or damaged: %v; run lictor unload, or give another bpffs path", path, ErrForeign, err), m.Close())
 	}
 	return m, nil
+}
+
+// repin pins what is not pinned: new maps, and those whose pins someone removed
+// while we hold them open. It refuses when another map is in the place of one.
+func (k *Kernel) repin() error {
+	if err := os.MkdirAll(k.pins.path, 0o700); err != nil {
+		return fmt.Errorf("make pin directory: %w", err)
+	}
+	for name, m := range k.maps() {
+		path := k.pins.mapPath(name, layouts[name])
+		there, err := ebpf.LoadPinnedMap(path, nil)
+		if errors.Is(err, os.ErrNotExist) {
+			// Through a duplicate: this object may remember a pin that is gone.
+			dup, err := m.Clone()
+			if err != nil {
+				return fmt.Errorf("pin map %s: %w", name, err)
+			}
+			if err := errors.Join(dup.Pin(path), dup.Close()); err != nil {
+				return fmt.Errorf("pin map %s: %w", name, err)
+			}
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("open pinned map %s: %w", path, err)
+		}
+		id, err := mapID(there)
+		mine, err2 := mapID(m)
+		if err := errors.Join(err, err2, there.Close()); err != nil {
+			return err
+		}
+		if id != mine {
+			return fmt.Errorf("pin %s was replaced by another map (id %d, ours is %d): %w; restart lictord to adopt it, or remove it", path, id, mine, ErrForeign)
+		}
+	}
+	return nil
 }
 
 // vipDecoders read entries of former layouts of vips. A layout that this

@@ -177,41 +177,6 @@ func (k *Kernel) mapIDs() (ids []ebpf.MapID, err error) {
 	return ids, err
 }
 
-// repin puts back pins that someone removed while we hold their maps open, and
-// refuses when someone put others in their place.
-func (k *Kernel) repin() error {
-	if err := os.MkdirAll(k.pins.path, 0o700); err != nil {
-		return fmt.Errorf("make pin directory: %w", err)
-	}
-	for name, m := range k.maps() {
-		path := k.pins.mapPath(name, layouts[name])
-		there, err := ebpf.LoadPinnedMap(path, nil)
-		if errors.Is(err, os.ErrNotExist) {
-			// A pinned duplicate would remember where it was: pin through a fresh one.
-			dup, err := m.Clone()
-			if err != nil {
-				return fmt.Errorf("pin map %s again: %w", name, err)
-			}
-			if err := errors.Join(dup.Pin(path), dup.Close()); err != nil {
-				return fmt.Errorf("pin map %s again: %w", name, err)
-			}
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("open pinned map %s: %w", path, err)
-		}
-		id, err := mapID(there)
-		mine, err2 := mapID(m)
-		if err := errors.Join(err, err2, there.Close()); err != nil {
-			return err
-		}
-		if id != mine {
-			return fmt.Errorf("pin %s was replaced by another map (id %d, ours is %d): %w; restart lictord to adopt it, or remove it", path, id, mine, ErrForeign)
-		}
-	}
-	return nil
-}
-
 // explainEPERM names the program that does not let others attach beside it:
 // the kernel refuses below one, and on its own cgroup.
 func explainEPERM(err error, dir string, attach ebpf.AttachType) error {

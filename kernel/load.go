@@ -74,7 +74,8 @@ func Open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
 	if err := spec.LoadAndAssign(&k.objs, &ebpf.CollectionOptions{MapReplacements: maps}); err != nil {
 		return nil, explainLoad(err)
 	}
-	return k, k.copyVIPs()
+	// Pins what is new. A crash before leaves nothing, one after it empty maps.
+	return k, errors.Join(k.repin(), k.copyVIPs())
 }
 
 // Close closes descriptors and the lock. The hook and its maps stay.

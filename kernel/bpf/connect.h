@@ -164,6 +164,14 @@ static __always_inline bool track(struct bpf_sock_addr *ctx, const struct vip_ke
 	return true;
 }
 
+/* With TCP_FASTOPEN_CONNECT the SYN may wait for the first write, in any later call. */
+static __always_inline bool syn_may_wait(struct bpf_sock_addr *ctx)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(ctx->sk);
+
+	return tp && BPF_CORE_READ_BITFIELD(tp, fastopen_connect);
+}
+
 /* Decide about a connect to a pool's address; on ALLOW out is where it goes. */
 static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_key *key,
 				    struct backend *out)
@@ -196,7 +204,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 		srv = counters_of(out->slot);
 		COUNT(srv, st, redirected, 1);
 		st->inflight_task = bpf_get_current_pid_tgid();
-		st->inflight_at = now;
+		st->inflight_at = syn_may_wait(ctx) ? 0 : now;
 	} else {
 		/* Fails open: without memory a proxy still gets its server. */
 		count(REASON_UNTRACKED);

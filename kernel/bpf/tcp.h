@@ -34,6 +34,29 @@ static __always_inline __u32 sock_error(struct bpf_sock *sk)
 	return tp ? tp->inet_conn.icsk_inet.sk.sk_err : 0;
 }
 
+/* Whether the server's FIN has come: TCP notes it before it changes the state. */
+static __always_inline bool fin_received(struct bpf_sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	int bit = bpf_core_enum_value(enum sock_flags, SOCK_DONE);
+
+	return tp && (tp->inet_conn.icsk_inet.sk.__sk_common.skc_flags >> bit & 1);
+}
+
+/* Whether our FIN was sent and acknowledged, as the former state and sequence numbers tell. */
+static __always_inline bool fin_acked(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->args[0]) {
+	case BPF_TCP_FIN_WAIT2:
+		return true;
+	case BPF_TCP_FIN_WAIT1:
+	case BPF_TCP_LAST_ACK:
+	case BPF_TCP_CLOSING:
+		return ctx->snd_una == ctx->snd_nxt;
+	}
+	return false;
+}
+
 static __always_inline bool exiting(void)
 {
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
@@ -115,13 +138,21 @@ static __always_inline void tcp_failed(struct bpf_sock_ops *ctx, struct sock_inf
 	event_tcp(ctx, s, EVENT_FAILED, now, s->t_connect, err);
 }
 
-/* Add the bytes that TCP counted since the last time. */
+/*
+ * Add the bytes since the last time. TCP counts a SYN that was acknowledged and
+ * a FIN either way like a byte each.
+ */
 static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info *s,
-				      struct vip_words *st, struct counters *srv)
+				      struct bpf_sock *sk, struct vip_words *st,
+				      struct counters *srv)
 {
 	__u64 in = ctx->bytes_received, out = ctx->bytes_acked;
 
-	if (out) /* the SYN is acknowledged like a byte */
+	if (in && fin_received(sk))
+		in--;
+	if (out)
+		out--;
+	if (out && fin_acked(ctx))
 		out--;
 	if (in > s->bytes_in) {
 		COUNT(srv, st, bytes_in, in - s->bytes_in);
@@ -144,9 +175,10 @@ static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info
  *   CLOSE, ECONNABORTED  we destroyed it
  *   CLOSE, other      nobody answered (ETIMEDOUT), or ICMP said why
  */
-static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_info *s, __u64 now,
-				       __u32 state, __u32 err)
+static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_info *s,
+				       struct bpf_sock *sk, __u64 now, __u32 state)
 {
+	__u32 err = sock_error(sk);
 	struct vip_words *st = state_of(s->vip_slot);
 	struct counters *srv = counters_of(s->server_slot);
 	bool young = now - s->t_established < bounce_window_ns;
@@ -155,7 +187,7 @@ static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_inf
 	bool bounced;
 
 	s->phase = state == BPF_TCP_CLOSE ? PHASE_NONE : PHASE_CLOSING;
-	tcp_bytes(ctx, s, st, srv);
+	tcp_bytes(ctx, s, sk, st, srv);
 	bounced = young && s->bytes_in < bounce_bytes && !aborted &&
 		  !(state == BPF_TCP_FIN_WAIT1 && exiting());
 	/* Bounced before closed: a reader never sees more bounces than ends. */
@@ -192,12 +224,12 @@ static __always_inline void tcp_state(struct bpf_sock_ops *ctx, struct sock_info
 		return;
 	case PHASE_ESTABLISHED:
 		if (state != BPF_TCP_ESTABLISHED)
-			tcp_closed(ctx, s, now, state, sock_error(sk));
+			tcp_closed(ctx, s, sk, now, state);
 		return;
 	case PHASE_CLOSING:
 		if (state == BPF_TCP_CLOSE) {
 			s->phase = PHASE_NONE;
-			tcp_bytes(ctx, s, state_of(s->vip_slot), counters_of(s->server_slot));
+			tcp_bytes(ctx, s, sk, state_of(s->vip_slot), counters_of(s->server_slot));
 		}
 		return;
 	}

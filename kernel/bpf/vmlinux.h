@@ -47,7 +47,10 @@ enum {
 	BPF_TCP_ESTABLISHED = 1,
 	BPF_TCP_SYN_SENT = 2,
 	BPF_TCP_FIN_WAIT1 = 4,
+	BPF_TCP_FIN_WAIT2 = 5,
 	BPF_TCP_CLOSE = 7,
+	BPF_TCP_LAST_ACK = 9,
+	BPF_TCP_CLOSING = 11,
 };
 
 struct bpf_sock {
@@ -125,8 +128,13 @@ struct task_struct {
 	unsigned int flags;
 };
 
+enum sock_flags {
+	SOCK_DONE = 1,
+};
+
 struct sock_common {
 	volatile unsigned char skc_state;
+	unsigned long skc_flags;
 };
 
 struct sock {
@@ -144,6 +152,7 @@ struct inet_connection_sock {
 
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
+	__u8 fastopen_connect : 1;
 };
 
 struct seq_file;
