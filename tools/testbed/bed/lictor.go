@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -25,6 +26,9 @@ type LictorOptions struct {
 	Cluster *Cluster
 	Args    []string // flags after, and so over, the bed's own
 	Env     []string
+	// Files that the daemon sees in the place of others: /etc/hosts, to resolve a
+	// name given by --consul-addresses, or the programs of an `exec=`.
+	Files map[string]string
 	// Binary is the daemon; default LICTORD in the environment, else
 	// bin/lictord of the repository, as `make build` leaves it.
 	Binary string
@@ -74,8 +78,12 @@ func (l *Lictor) start() error {
 	if l.options.Cluster != nil {
 		args = append(args, "--consul-addresses="+l.options.Cluster.Addresses())
 	}
+	files := map[string]string{}
+	maps.Copy(files, l.Host.bootFiles())
+	maps.Copy(files, l.options.Files)
 	l.proc, err = l.Host.Start(Command{
-		Name: "lictord", Path: binary, Args: append(args, l.options.Args...), Env: l.options.Env, Cgroup: cgroup,
+		Name: "lictord", Path: binary, Args: append(args, l.options.Args...), Env: l.options.Env,
+		Cgroup: cgroup, Files: files,
 	})
 	return err
 }

@@ -74,6 +74,20 @@ func (n *Node) Remove() error {
 	return err
 }
 
+// renew gives the node a new network namespace under the same name and
+// addresses. Nothing may run in the old one.
+func (n *Node) renew() error {
+	if err := errors.Join(n.bed.net.detach(n.link), n.bed.run.RemoveNetns(n.Netns)); err != nil {
+		return err
+	}
+	ns, err := n.bed.run.Netns(n.Name)
+	if err != nil {
+		return err
+	}
+	n.Netns = ns
+	return n.bed.net.attach(n.Netns, n.link, n.addrs)
+}
+
 // Addr is the node's IPv4 address.
 func (n *Node) Addr() netip.Addr { n.mu.Lock(); defer n.mu.Unlock(); return n.addrs.v4 }
 

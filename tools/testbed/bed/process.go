@@ -11,6 +11,8 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Command says what to run on a node.
@@ -23,6 +25,9 @@ type Command struct {
 	Argv0 string
 	// Cgroup is the directory of the cgroup to start in; default: the node's.
 	Cgroup string
+	// Files are seen by the process in the place of others: path to the file
+	// that stands there. Host and process see the rest alike.
+	Files map[string]string
 	// Stdin and Stdout replace /dev/null and the log when not nil.
 	Stdin  io.Reader
 	Stdout io.Writer
@@ -76,8 +81,14 @@ func (n *Node) Start(c Command) (*Process, error) {
 		CgroupFD:    int(cgroup.Fd()),
 		Setsid:      true, // Ctrl-C is for the bed alone, which decides what ends when
 	}
-	// A child is born in the network namespace of the thread that forks it.
-	if err := n.Netns.Do(p.cmd.Start); err != nil {
+	// A child is born in the namespaces of the thread that forks it.
+	err = n.Netns.Do(func() error {
+		if err := replaceFiles(c.Files); err != nil {
+			return err
+		}
+		return p.cmd.Start()
+	})
+	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", p.Name, err)
 	}
 	go func() {
@@ -86,6 +97,26 @@ func (n *Node) Start(c Command) (*Process, error) {
 	}()
 	n.bed.register(p)
 	return p, nil
+}
+
+// replaceFiles mounts files over others in a mount namespace of the calling
+// thread's own, which must not be used for anything else afterwards.
+func replaceFiles(files map[string]string) error {
+	if len(files) == 0 {
+		return nil
+	}
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare mounts: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	for path, file := range files {
+		if err := unix.Mount(file, path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("put %s in the place of %s: %w", file, path, err)
+		}
+	}
+	return nil
 }
 
 // Run starts a command, waits for its end or the context's, and returns its

@@ -63,9 +63,10 @@ func CgroupID(dir string) (uint64, error) {
 	return st.Sys().(*syscall.Stat_t).Ino, nil
 }
 
-// KillCgroup kills every process in the cgroup and below it, and returns when
-// all are gone. An absent cgroup is success.
-func KillCgroup(ctx context.Context, dir string) error {
+// killCgroup kills every process in the cgroup and below it, and returns when
+// all are gone. An absent cgroup is success. The cgroup must be removed then:
+// kernels exist (6.18) that kill whatever is later cloned into it.
+func killCgroup(ctx context.Context, dir string) error {
 	err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return killEach(dir)
@@ -115,16 +116,14 @@ func ignoreAbsent(err error) error {
 }
 
 // RemoveCgroup kills what runs in the cgroup and below it, and removes them.
-// An absent cgroup is success.
-func RemoveCgroup(dir string) error { return removeCgroup(dir) }
-
-func removeCgroup(dir string) error {
+// An absent cgroup, or "", is success.
+func RemoveCgroup(dir string) error {
 	if dir == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), removeWait)
 	defer cancel()
-	if err := KillCgroup(ctx, dir); err != nil {
+	if err := killCgroup(ctx, dir); err != nil {
 		return err
 	}
 	for {

@@ -87,7 +87,7 @@ func inspect(path string) (info Info, held bool) {
 // last, so that an interrupted removal is taken up by the next sweep.
 func remove(id string) error {
 	errs := []error{
-		removeCgroup(cgroupPath(id)), // first: processes pin namespaces and write to directories
+		RemoveCgroup(cgroupPath(id)), // first: processes pin namespaces and write to directories
 		removeNetns(prefix + id),
 		removeTree(bpffsPath(id)),
 		removeTree(tempDir(id)),
