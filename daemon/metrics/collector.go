@@ -104,7 +104,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.server(ch, s)
 	}
 	for reason, n := range r.Reasons {
-		if reason >= kernel.ReasonStranger && reason <= kernel.ReasonUDPSend {
+		if reason.Denies() {
 			ch <- counter(c.denied, n, reason.String())
 		}
 	}
