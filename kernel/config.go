@@ -107,3 +107,11 @@ func checkPool(p netip.Prefix, family func(netip.Addr) bool) error {
 	}
 	return nil
 }
+
+// HoldFor is how long a hold-down of a VIP's server lasts.
+func (k *Kernel) HoldFor(r HoldReason) time.Duration {
+	if r == HoldBounced {
+		return k.cfg.HoldBounced
+	}
+	return k.cfg.HoldFailed
+}
