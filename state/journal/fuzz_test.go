@@ -66,7 +66,8 @@ func FuzzRecord(f *testing.F) {
 		k := key(seq)
 		v := seal(k, append(make([]byte, sealSize), payload...))
 		parseMeta(v)
-		parseSnapshot(k, v)
+		parseSnapshot(seq, payload)
+		(&assembly{keep: true}).add(chunkKey(seq, 0), seal(chunkKey(seq, 0), bytes.Clone(v)))
 		r, err := parseRecord(k, v)
 		if err != nil {
 			return

@@ -189,16 +189,11 @@ type Meta struct {
 var metaKey = []byte("journal")
 
 func (m Meta) encode() ([]byte, error) {
-	return sealJSON(metaKey, m)
-}
-
-// sealJSON seals the JSON of v under a key.
-func sealJSON(k []byte, v any) ([]byte, error) {
-	data, err := json.Marshal(v)
+	data, err := json.Marshal(m)
 	if err != nil {
 		return nil, err
 	}
-	return seal(k, append(make([]byte, sealSize, sealSize+len(data)), data...)), nil
+	return seal(metaKey, append(make([]byte, sealSize), data...)), nil
 }
 
 func parseMeta(v []byte) (Meta, error) {
@@ -214,29 +209,4 @@ func parseMeta(v []byte) (Meta, error) {
 		return Meta{}, Damage{What: "meta: " + err.Error()}
 	}
 	return m, nil
-}
-
-// parseSnapshot returns the state that a value of the snapshots bucket holds.
-func parseSnapshot(k, v []byte) (state.State, error) {
-	seq, err := parseKey(k)
-	if err != nil {
-		return state.State{}, Damage{What: "the snapshots hold " + err.Error()}
-	}
-	b, err := unseal(k, v)
-	if err == nil {
-		var s state.State
-		if err = json.Unmarshal(b, &s); err == nil && s.Seq == seq {
-			return s, nil
-		}
-		if err == nil {
-			err = fmt.Errorf("is one of event %d", s.Seq)
-		}
-	}
-	switch {
-	case errors.Is(err, ErrFormat):
-		return state.State{}, fmt.Errorf("snapshot at event %d: %w", seq, err)
-	case errors.Is(err, state.ErrUnknownField):
-		return state.State{}, fmt.Errorf("snapshot at event %d: %w: %w", seq, ErrFormat, err)
-	}
-	return state.State{}, Damage{What: fmt.Sprintf("snapshot at event %d: %s", seq, err)}
 }

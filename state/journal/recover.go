@@ -73,8 +73,8 @@ func recoverTo(ctx context.Context, path, dst string, progress func(done, total 
 type wreck struct {
 	scan      *scan
 	records   map[uint64][]byte // by sequence number, the value
-	snapshots map[uint64][]byte
-	unused    map[uint64]bool // records found on unused pages only
+	snapshots map[uint64][]byte // likewise, the JSON
+	unused    map[uint64]bool   // records found on unused pages only
 }
 
 // gather reads a journal from its tree and, if that is damaged, from every page
@@ -85,7 +85,7 @@ func gather(ctx context.Context, path string, progress func(done, total int64)) 
 	found, err := verifyFile(ctx, path, visitor{
 		progress: progress,
 		record:   func(r record) error { w.records[r.seq] = r.encode(); return nil },
-		snapshot: func(seq uint64, _, v []byte) { w.snapshots[seq] = slices.Clone(v) },
+		snapshot: func(seq uint64, data []byte) { w.snapshots[seq] = data },
 	})
 	if err != nil {
 		return nil, err
@@ -105,6 +105,8 @@ func gather(ctx context.Context, path string, progress func(done, total int64)) 
 // that took its number.
 func (w *wreck) salvage(ctx context.Context, path string) error {
 	inTree := maps.Clone(w.records)
+	chunks := map[string][]byte{}
+	defer func() { w.assemble(chunks) }()
 	return eachLoosePair(ctx, path, func(k, v []byte) {
 		if string(k) == string(metaKey) {
 			if m, err := parseMeta(v); err == nil && !w.scan.hasMeta {
@@ -112,9 +114,9 @@ func (w *wreck) salvage(ctx context.Context, path string) error {
 			}
 			return
 		}
-		if s, err := parseSnapshot(k, v); err == nil {
-			if _, ok := w.snapshots[s.Seq]; !ok {
-				w.snapshots[s.Seq] = slices.Clone(v)
+		if _, _, err := parseChunkKey(k); err == nil {
+			if _, err := unseal(k, v); err == nil {
+				chunks[string(k)] = slices.Clone(v)
 			}
 			return
 		}
@@ -129,6 +131,20 @@ func (w *wreck) salvage(ctx context.Context, path string) error {
 		}
 		w.records[r.seq], w.unused[r.seq] = slices.Clone(v), true
 	})
+}
+
+// assemble adds the snapshots of which every chunk was found.
+func (w *wreck) assemble(chunks map[string][]byte) {
+	a := assembly{keep: true}
+	for _, k := range slices.Sorted(maps.Keys(chunks)) {
+		done, err := a.add([]byte(k), chunks[k])
+		if err != nil || !done || w.snapshots[a.seq] != nil {
+			continue
+		}
+		if _, err := parseSnapshot(a.seq, a.data); err == nil {
+			w.snapshots[a.seq] = a.data
+		}
+	}
 }
 
 // run is a part of a journal that can stand alone.
@@ -204,7 +220,7 @@ func (w *wreck) checkSnapshots(r *run, rec *Recovery) error {
 	s := state.New()
 	if r.base > 0 {
 		var err error
-		if s, err = parseSnapshot(key(r.base), w.snapshots[r.base]); err != nil {
+		if s, err = parseSnapshot(r.base, w.snapshots[r.base]); err != nil {
 			return err
 		}
 		rec.Snapshots = append(rec.Snapshots, r.base)
@@ -223,7 +239,7 @@ func (w *wreck) checkSnapshots(r *run, rec *Recovery) error {
 		if !ok {
 			continue
 		}
-		if kept, err := parseSnapshot(key(seq), v); err != nil || !kept.Equal(s) {
+		if kept, err := parseSnapshot(seq, v); err != nil || !kept.Equal(s) {
 			rec.Damage = append(rec.Damage, Damage{What: fmt.Sprintf("the snapshot at event %d is not what the events up to it give", seq)})
 			continue
 		}
@@ -299,7 +315,7 @@ func (w *wreck) fill(ctx context.Context, db *bbolt.DB, rec Recovery) error {
 	}
 	return db.Update(func(tx *bbolt.Tx) error {
 		for _, seq := range rec.Snapshots {
-			if err := tx.Bucket([]byte(bucketSnapshots)).Put(key(seq), w.snapshots[seq]); err != nil {
+			if err := putSnapshot(tx.Bucket([]byte(bucketSnapshots)), seq, w.snapshots[seq]); err != nil {
 				return err
 			}
 		}

@@ -32,20 +32,21 @@ type scan struct {
 	damage      []Damage          // at most maxDamage
 	more        int               // damaged parts beyond
 	format      error             // the first ErrFormat, or nil
+	chunks      assembly          // of the snapshot that the walk is in
 }
 
 // visitor is told of what a scan passes. Nil functions are not told.
 type visitor struct {
 	progress func(done, total int64)       // bytes, from time to time
 	record   func(r record) error          // each sound record of an event, in order
-	snapshot func(seq uint64, k, v []byte) // each snapshot whose checksum is right
+	snapshot func(seq uint64, data []byte) // the JSON of each snapshot that is whole
 }
 
 // scanFile reads a journal's file of size bytes and checks all that can be
 // checked without decoding the events. What is damaged is in the result; the
 // error is that of the context or of a visitor.
 func scanFile(ctx context.Context, r io.ReaderAt, size int64, v visitor) (*scan, error) {
-	s := &scan{heads: map[uint64]uint64{}}
+	s := &scan{heads: map[uint64]uint64{}, chunks: assembly{keep: v.snapshot != nil}}
 	var done int64
 	pages := 0
 	p := &pager{r: r, size: size, bad: s.add}
@@ -126,22 +127,34 @@ func (s *scan) pair(bucket string, k, val []byte, v visitor) error {
 		}
 		s.meta, s.hasMeta = m, true
 	case bucketSnapshots:
-		seq, err := parseKey(k)
-		if err == nil {
-			_, err = unseal(k, val)
-		}
+		s.endSnapshot(k)
+		done, err := s.chunks.add(k, val)
 		if err != nil {
-			s.fail(fmt.Errorf("snapshot at event %d: %w", seq, err))
+			s.fail(err)
+			s.chunks.left = 0
 			return nil
 		}
-		s.snapshots = append(s.snapshots, seq)
+		if !done {
+			return nil
+		}
+		s.snapshots = append(s.snapshots, s.chunks.seq)
 		if v.snapshot != nil {
-			v.snapshot(seq, k, val)
+			v.snapshot(s.chunks.seq, s.chunks.data)
 		}
 	default:
 		s.format = fmt.Errorf("bucket %q: %w", bucket, ErrFormat)
 	}
 	return nil
+}
+
+// endSnapshot reports a snapshot of which the last chunks are not there. k is the
+// key after it, nil at the end.
+func (s *scan) endSnapshot(k []byte) {
+	seq, n, err := parseChunkKey(k)
+	if s.chunks.left > 0 && (k == nil || err == nil && (n == 0 || seq != s.chunks.seq)) {
+		s.fail(damagedSnapshot(s.chunks.seq, errors.New("its end is not there")))
+		s.chunks.left = 0
+	}
 }
 
 // event checks a record against those before it.
@@ -173,6 +186,7 @@ func (s *scan) event(r record) {
 // finish checks the parts against each other: a state can be had only from a
 // snapshot and every event after it, or from every event there ever was.
 func (s *scan) finish() {
+	s.endSnapshot(nil)
 	if !s.hasMeta && s.format == nil {
 		s.add(Damage{What: "meta: not there"})
 	}

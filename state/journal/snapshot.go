@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -48,8 +49,7 @@ func (j *Journal) Snapshot(s state.State) error {
 	if s.Seq == 0 {
 		return nil
 	}
-	k := key(s.Seq)
-	value, err := sealJSON(k, s)
+	data, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}
@@ -62,11 +62,11 @@ func (j *Journal) Snapshot(s state.State) error {
 	var firstTime time.Time
 	err = j.update(func(tx *bbolt.Tx) error {
 		snapshots := tx.Bucket([]byte(bucketSnapshots))
-		if err := snapshots.Put(k, value); err != nil {
+		if err := putSnapshot(snapshots, s.Seq, data); err != nil {
 			return err
 		}
 		for _, seq := range p.drop {
-			if err := snapshots.Delete(key(seq)); err != nil {
+			if err := deleteSnapshot(snapshots, seq); err != nil {
 				return err
 			}
 		}
@@ -254,19 +254,21 @@ func (j *Journal) stateAt(ctx context.Context, seq uint64) (state.State, error) 
 func (j *Journal) snapshotBefore(seq uint64) (state.State, error) {
 	s := state.New()
 	err := j.view(func(tx *bbolt.Tx) error {
-		c := tx.Bucket([]byte(bucketSnapshots)).Cursor()
-		k, v := c.Seek(key(seq))
-		switch at, err := parseKey(k); {
-		case k == nil:
-			k, v = c.Last()
-		case err != nil || at > seq:
-			k, v = c.Prev()
+		b := tx.Bucket([]byte(bucketSnapshots))
+		c := b.Cursor()
+		k, _ := c.Seek(key(seq + 1)) // the first chunk after it
+		if k == nil {
+			k, _ = c.Last()
+		} else {
+			k, _ = c.Prev()
 		}
 		if k == nil {
-			return j.notBefore(tx)
+			return j.notBefore(b)
 		}
-		var err error
-		s, err = parseSnapshot(k, v)
+		at, _, err := parseChunkKey(k)
+		if err == nil {
+			s, err = loadSnapshot(b, at)
+		}
 		return err
 	})
 	return s, err
@@ -274,12 +276,16 @@ func (j *Journal) snapshotBefore(seq uint64) (state.State, error) {
 
 // notBefore is nil when the state before the first event can be replayed from,
 // else it names the oldest state that can be had.
-func (j *Journal) notBefore(tx *bbolt.Tx) error {
+func (j *Journal) notBefore(snapshots *bbolt.Bucket) error {
 	if j.oldest() == 1 {
 		return nil
 	}
-	k, v := tx.Bucket([]byte(bucketSnapshots)).Cursor().First()
-	s, err := parseSnapshot(k, v)
+	k, _ := snapshots.Cursor().First()
+	seq, _, err := parseChunkKey(k)
+	if err != nil {
+		return err
+	}
+	s, err := loadSnapshot(snapshots, seq)
 	if err != nil {
 		return err
 	}
