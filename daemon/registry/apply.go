@@ -1,37 +1,17 @@
 package registry
 
 import (
+	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
 )
 
-// subject names what an event is about: a proxy by its id, a server with a
-// space before, which no id has.
-func subject(b state.Body) string {
-	switch b := b.(type) {
-	case state.ServerSeen:
-		return serverSubject(b.Server.ID)
-	case state.ServerChanged:
-		return serverSubject(b.Server.ID)
-	case state.ServerGone:
-		return serverSubject(b.ID)
-	case state.ServerDrained:
-		return serverSubject(b.ID)
-	case state.ServerUndrained:
-		return serverSubject(b.ID)
-	default:
-		return b.ProxyID()
-	}
-}
-
-func serverSubject(id string) string { return " " + id }
-
-// fold applies one event, and keeps what is derived from the state.
+// fold folds one event, and keeps what is derived from the state.
 func (r *Registry) fold(e state.Event) {
 	id := e.Body.ProxyID()
 	if p := r.s.Proxies[id]; p != nil {
@@ -48,42 +28,31 @@ func (r *Registry) fold(e state.Event) {
 	}
 }
 
-// decideNow brings a decision that is not a promise into force: it is folded now,
-// written by the caller, and journaled soon.
+// decideNow brings a fact that is not a promise into force: it is folded now,
+// written by the caller, and journaled soon. It is folded without a time, as
+// the state's own is that of the journal; b carries when it came into force.
 func (r *Registry) decideNow(b state.Body) {
-	e := state.Event{Time: r.now().UTC(), Body: b}
-	r.fold(e)
-	if p, ok := b.(state.Placed); ok {
-		r.cfg.Observer.Placed(p.Reason)
-	}
-	r.pend(e)
+	r.fold(state.Event{Body: b})
+	r.pending.add(b, r.now())
 }
 
-// pend queues an event to be journaled. An older one of the same subject that
-// waits still has been overtaken, and is forgotten: a disk that is full for
-// long must not fill the memory.
-func (r *Registry) pend(e state.Event) {
-	about := subject(e.Body)
-	r.pending = slices.DeleteFunc(r.pending, func(old state.Event) bool {
-		return subject(old.Body) == about
-	})
-	r.pending = append(r.pending, e)
-	if r.flushAt.IsZero() {
-		r.flushAt = r.now().Add(flushWithin)
-	}
+// decidePlacement places a registered proxy.
+func (r *Registry) decidePlacement(id string, ranked []string, why state.PlaceReason) {
+	r.decideNow(state.Placed{ID: id, Ranked: ranked, Reason: why, At: r.now().UTC()})
+	r.cfg.Observer.Placed(why)
 }
 
-// leaving gives the entries to delete when b is a deregistration. Call it
-// before fold.
-func (r *Registry) leaving(b state.Body) []kernel.VIPKey {
-	left, ok := b.(state.ProxyDeregistered)
-	if !ok {
-		return nil
+// age says how long ago t was. When the clock was set back since then, nobody
+// knows: long ago, or what waits for t to be past would wait for as long.
+func (r *Registry) age(t time.Time) time.Duration {
+	if d := r.now().Sub(t); d >= 0 {
+		return d
 	}
-	p := r.s.Proxies[left.ID]
-	if p == nil {
-		return nil
-	}
+	return math.MaxInt64
+}
+
+// keys gives the keys of the entries of a proxy.
+func (r *Registry) keys(p *state.Proxy) []kernel.VIPKey {
 	var keys []kernel.VIPKey
 	for _, addr := range []netip.Addr{p.VIP, p.VIP6} {
 		if addr.IsValid() {
@@ -94,19 +63,43 @@ func (r *Registry) leaving(b state.Body) []kernel.VIPKey {
 }
 
 // write writes the entries of the given proxies as the state has them now.
-// What fails is found again, and repaired, by reconcile.
+// Those that are not registered any more are passed over.
 func (r *Registry) write(ids ...string) error {
 	if len(ids) == 0 {
 		return nil
 	}
 	slices.Sort(ids)
-	var vips []kernel.VIP
-	for _, id := range slices.Compact(ids) {
+	ids = slices.Compact(ids)
+	vips := make([]kernel.VIP, 0, 2*len(ids))
+	for _, id := range ids {
 		if p := r.s.Proxies[id]; p != nil {
 			vips = append(vips, r.der.Desired(r.s, p, r.set)...)
 		}
 	}
-	return r.cfg.Maps.PutVIPs(vips)
+	return r.written(r.cfg.Maps.PutVIPs(vips))
+}
+
+// remove deletes entries.
+func (r *Registry) remove(keys []kernel.VIPKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	return r.written(r.cfg.Maps.DeleteVIPs(keys))
+}
+
+// written takes note of a write that failed: nothing that depends on the map is
+// answered before a reconcile has brought it in line.
+func (r *Registry) written(err error) error {
+	if err != nil {
+		r.unwritten = true
+		return fmt.Errorf("write the map of VIPs: %w", err)
+	}
+	return nil
+}
+
+// setMeta records in the kernel how far the journal was when the map was written.
+func (r *Registry) setMeta() error {
+	return r.written(r.cfg.Maps.SetMeta(kernel.Meta{Journal: r.cfg.JournalUUID, LastPromise: r.s.Seq}))
 }
 
 // desired gives every entry that the map must have.
@@ -116,41 +109,4 @@ func (r *Registry) desired() []kernel.VIP {
 		vips = append(vips, r.der.Desired(r.s, p, r.set)...)
 	}
 	return vips
-}
-
-// reconcile repairs what differs between the map and the state, and journals
-// the kernel's own moves, also those of which the ring buffer lost the event.
-func (r *Registry) reconcile() {
-	began := time.Now()
-	if err := r.moves(r.allSlots()); err != nil {
-		r.log.Warn("kernel's moves not read, next try at the next reconcile", "err", err)
-	}
-	actual, err := r.cfg.Maps.VIPs()
-	if err != nil {
-		r.log.Error("map of VIPs not read, next try at the next reconcile", "err", err)
-		return
-	}
-	changes := reconcile.Diff(r.desired(), actual)
-	r.stats.reconciled(changes.Drift)
-	r.cfg.Observer.Reconciled(time.Since(began))
-	if changes.Empty() {
-		r.drifting = false
-		return
-	}
-	if !r.drifting {
-		r.log.Warn("map of VIPs differed from the state and is repaired; did something else write to the pinned maps?",
-			"put", len(changes.Put), "deleted", len(changes.Delete))
-	}
-	r.drifting = true
-	if err := r.repair(changes); err != nil {
-		r.log.Error("map of VIPs not repaired, next try at the next reconcile", "err", err)
-	}
-}
-
-// repair puts before it deletes, so that nothing desired is missing meanwhile.
-func (r *Registry) repair(c reconcile.Changes) error {
-	if err := r.cfg.Maps.PutVIPs(c.Put); err != nil {
-		return err
-	}
-	return r.cfg.Maps.DeleteVIPs(c.Delete)
 }

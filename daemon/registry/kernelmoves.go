@@ -6,19 +6,13 @@ import (
 	"slices"
 
 	"github.com/lictor-mesh/lictor/daemon/placement"
-	"github.com/lictor-mesh/lictor/state"
 )
 
 // tick does what has no event of its own.
 func (r *Registry) tick() {
-	if err := r.moves(r.takeTouched()); err != nil {
-		r.log.Warn("kernel's moves not read, next try at the next reconcile", "err", err)
-	}
-	if !r.unsettled {
-		return
-	}
-	if err := r.write(r.place(0)...); err != nil {
-		r.log.Error("placed anew, but the map of VIPs is not written; it is repaired at the next reconcile", "err", err)
+	r.follow(r.takeTouched())
+	if r.unwritten {
+		r.reconcile()
 	}
 }
 
@@ -30,15 +24,29 @@ func (r *Registry) takeTouched() []uint32 {
 	return slots
 }
 
-// moves journals where the kernel has moved the VIPs of the given slots. A slot
+// follow places VIPs where the kernel has moved them. What is not read or not
+// written now is at the next reconcile.
+func (r *Registry) follow(slots []uint32) {
+	moved, err := r.learn(slots)
+	if err != nil {
+		r.log.Warn("kernel's moves not read, next try at the next reconcile", "err", err)
+		return
+	}
+	if err := r.write(moved...); err != nil {
+		r.log.Error("kernel's moves not made first rank, next try at the next reconcile", "err", err)
+	}
+}
+
+// learn takes over where the kernel has moved the VIPs of the given slots, and
+// returns the ids of their proxies; their entries are to be written. A slot
 // whose move has still to settle is looked at again at the next tick.
-func (r *Registry) moves(slots []uint32) error {
+func (r *Registry) learn(slots []uint32) ([]string, error) {
 	if len(slots) == 0 {
-		return nil
+		return nil, nil
 	}
 	states, err := r.cfg.Maps.VIPStates(slots)
 	if err != nil {
-		return fmt.Errorf("read what the kernel wrote about %d VIPs: %w", len(slots), err)
+		return nil, fmt.Errorf("read what the kernel wrote about %d VIPs: %w", len(slots), err)
 	}
 	now := r.cfg.Maps.Now()
 	var moved []string
@@ -47,7 +55,7 @@ func (r *Registry) moves(slots []uint32) error {
 		if p == nil {
 			continue
 		}
-		placed := now - r.now().Sub(p.Placed)
+		placed := now - r.age(p.Placed)
 		move, ok := placement.Moved(p, vs, r.slots, now, placed)
 		if !ok {
 			if placement.Unsettled(p, vs, r.slots, now, placed) {
@@ -55,9 +63,9 @@ func (r *Registry) moves(slots []uint32) error {
 			}
 			continue
 		}
-		r.decideNow(state.Placed{ID: p.ID, Ranked: move.Ranked, Reason: move.Reason, At: r.now().UTC()})
+		r.decidePlacement(p.ID, move.Ranked, move.Reason)
 		r.log.Info("kernel moved a proxy", "proxy", p.ID, "server", move.Ranked[0], "reason", move.Reason)
 		moved = append(moved, p.ID)
 	}
-	return r.write(moved...)
+	return moved, nil
 }

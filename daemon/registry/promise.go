@@ -2,11 +2,8 @@ package registry
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"time"
 
-	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
 )
 
@@ -16,17 +13,25 @@ type promise struct {
 	// decide says what is to be journaled, or refuses. Nothing to journal
 	// means that it holds already.
 	decide func(b *batch) ([]state.Body, error)
-	done   func()     // runs after the map was written, before the answer
-	result chan error // buffered
+	// done runs in Run after the map was written, before the answer; may be nil.
+	done   func()
+	result chan error // buffered: an answer waits for no caller
 }
 
-func (p *promise) answer(err error) { p.result <- err }
+func (p *promise) answer(err error) {
+	if err == nil && p.done != nil {
+		p.done()
+	}
+	p.result <- err
+}
 
 // batch is what is decided before one sync.
 type batch struct {
+	set      uint32 // of servers, under which it was decided
 	promises []decided
 	subjects map[string]bool
 	taken    map[uint32]bool // VIP indices given within the batch
+	ranked   [][]string      // lists given within the batch
 }
 
 type decided struct {
@@ -34,17 +39,8 @@ type decided struct {
 	bodies []state.Body
 }
 
-// commit is the end of one sync.
-type commit struct {
-	placements []state.Event // what was pending
-	batch      *batch
-	events     []state.Event // as journaled: the placements first
-	snapshot   bool          // it was a snapshot, with nothing in the above
-	err        error
-}
-
-// submit queues a promise and waits for its answer. When ctx ends first the
-// promise may still come into force.
+// submit queues a promise and waits for its answer. When ctx ends after it was
+// queued, the promise may still come into force.
 func (r *Registry) submit(ctx context.Context, p *promise) error {
 	p.result = make(chan error, 1)
 	select {
@@ -52,7 +48,7 @@ func (r *Registry) submit(ctx context.Context, p *promise) error {
 	case <-r.stopped:
 		return ErrStopped
 	case <-ctx.Done():
-		return ctx.Err()
+		return fmt.Errorf("%w: nothing was changed", ctx.Err())
 	}
 	select {
 	case err := <-p.result:
@@ -62,45 +58,14 @@ func (r *Registry) submit(ctx context.Context, p *promise) error {
 	}
 }
 
-// pump starts the next sync when none is under way and there is something to
-// journal. The channel it returns fires when placements that wait for a
-// promise have waited long enough.
-func (r *Registry) pump() <-chan time.Time {
-	if r.inflight {
-		return nil
-	}
-	b := r.decide()
-	if len(b.promises) == 0 {
-		if len(r.pending) == 0 {
-			return nil
-		}
-		if wait := r.flushAt.Sub(r.now()); wait > 0 && wait <= flushWithin {
-			return time.After(wait)
-		}
-	}
-	if len(b.promises) == 0 && r.stats.journalProblem() != nil && r.now().Before(r.stats.retryAt()) {
-		return nil // the tick comes back to it
-	}
-	r.inflight = true
-	c := commit{placements: r.pending, batch: b}
-	r.pending, r.flushAt = nil, time.Time{}
-	todo := bodies(c.placements)
-	for _, d := range b.promises {
-		todo = append(todo, d.bodies...)
-	}
-	go func() {
-		began := time.Now()
-		c.events, c.err = r.cfg.Journal.Append(todo...)
-		r.cfg.Observer.JournalAppended(time.Since(began))
-		r.committed <- c
-	}()
-	return nil
-}
-
 // decide takes from the queue what can be decided together: one change of each
 // subject. What holds already, or is refused, is answered at once.
 func (r *Registry) decide() *batch {
-	b := &batch{subjects: map[string]bool{}, taken: map[uint32]bool{}}
+	b := &batch{set: r.set}
+	if len(r.queue) == 0 {
+		return b
+	}
+	b.subjects, b.taken = map[string]bool{}, map[uint32]bool{}
 	var later []*promise
 	for _, p := range r.queue {
 		if b.subjects[p.subject] {
@@ -119,112 +84,23 @@ func (r *Registry) decide() *batch {
 		}
 	}
 	r.queue = later
+	for _, ranked := range b.ranked { // they count from when they are in force
+		r.loads.Remove(ranked)
+	}
 	return b
 }
 
-// confirm answers a promise that holds already: its entry is written again,
-// since its caller relies on it from now on.
+// confirm answers a promise that holds already. A proxy's entry is written
+// again, since its caller relies on it from now on; and when an earlier write
+// of the map failed, it may be this one's.
 func (r *Registry) confirm(p *promise) error {
-	if r.s.Proxies[p.subject] != nil {
-		if err := r.write(p.subject); err != nil {
+	if r.unwritten {
+		if err := r.repair(); err != nil {
 			return err
 		}
 	}
-	p.done()
+	if r.s.Proxies[p.subject] != nil {
+		return r.write(p.subject)
+	}
 	return nil
-}
-
-// finish brings a batch into force once it is on disk: fold, map, answer.
-func (r *Registry) finish(c commit) {
-	r.inflight = false
-	switch {
-	case c.snapshot:
-		if c.err != nil {
-			r.log.Warn("snapshot not written: replay takes longer until the next one", "err", c.err)
-		}
-		return
-	case c.err != nil:
-		r.refuse(c)
-		return
-	}
-	if r.stats.journalProblem() != nil {
-		r.log.Info("journal writable again")
-	}
-	r.stats.journaled(nil, time.Time{})
-	r.stamp(c.events[:len(c.placements)])
-
-	rest := c.events[len(c.placements):]
-	var gone []kernel.VIPKey
-	var changed []string
-	for _, d := range c.batch.promises {
-		events := rest[:len(d.bodies)]
-		rest = rest[len(d.bodies):]
-		for _, e := range events {
-			gone = append(gone, r.leaving(e.Body)...)
-			r.fold(e)
-			r.drained(e.Body)
-			if id := e.Body.ProxyID(); r.s.Proxies[id] != nil {
-				changed = append(changed, id)
-			}
-		}
-	}
-	r.placeNew(changed)
-	if r.refreshSet() {
-		r.place(-1)
-		changed = r.ids()
-	}
-	err := errors.Join(r.cfg.Maps.DeleteVIPs(gone), r.write(changed...), r.setMeta())
-	if err != nil {
-		err = fmt.Errorf("journaled, but not in the kernel yet (it is tried again): %w", err)
-	}
-	for _, d := range c.batch.promises {
-		if err == nil {
-			d.done()
-		}
-		d.answer(err)
-	}
-	r.snapshot()
-}
-
-// refuse answers a batch that could not be journaled. The placements in it
-// stay in force and are tried again.
-func (r *Registry) refuse(c commit) {
-	if r.stats.journalProblem() == nil {
-		r.log.Error("journal not writable: nothing new is promised until it is, redirects go on", "err", c.err)
-	}
-	r.stats.journaled(c.err, r.now().Add(tickEvery))
-	newer := r.pending
-	r.pending = c.placements
-	for _, e := range newer {
-		r.pend(e)
-	}
-	for _, d := range c.batch.promises {
-		d.answer(fmt.Errorf("%w, nothing was changed: %w", ErrNotDurable, c.err))
-	}
-}
-
-// stamp tells the state under which sequence numbers placements were
-// journaled. They are folded already, and may have been overtaken since.
-func (r *Registry) stamp(events []state.Event) {
-	for _, e := range events {
-		r.s = state.Fold(r.s, state.Event{Seq: e.Seq, Time: e.Time})
-	}
-}
-
-// setMeta records in the kernel how far the journal was when the map was written.
-func (r *Registry) setMeta() error {
-	return r.cfg.Maps.SetMeta(kernel.Meta{Journal: r.cfg.JournalUUID, LastPromise: r.s.Seq})
-}
-
-// snapshot bounds replay. It takes the place of a sync, and a state that is
-// exactly what the journal holds.
-func (r *Registry) snapshot() {
-	if len(r.pending) > 0 || !r.cfg.Journal.SnapshotDue() {
-		return
-	}
-	r.inflight = true
-	s := r.s.Clone()
-	go func() {
-		r.committed <- commit{snapshot: true, err: r.cfg.Journal.Snapshot(s)}
-	}()
 }

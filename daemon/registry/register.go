@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/lictor-mesh/lictor/kernel"
+	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/state"
 )
 
@@ -13,7 +13,7 @@ type Request struct {
 	ID, Node, Namespace, Partition string
 	Owner                          state.Owner
 	// OwnerGone says whether a former owner is gone from the host; it is asked
-	// when the proxy is registered with another one.
+	// when the proxy is registered with another one. nil: it is not.
 	OwnerGone func(state.Owner) bool
 	// Override lets a new owner replace one that is still there.
 	Override bool
@@ -22,25 +22,21 @@ type Request struct {
 // Register promises a VIP. The same request again answers the same VIP. What it
 // returns has no counters.
 func (r *Registry) Register(ctx context.Context, req Request) (View, error) {
-	var v View
+	view := make(chan View, 1)
 	err := r.submit(ctx, &promise{
 		subject: req.ID,
 		decide: func(b *batch) ([]state.Body, error) {
 			if p := r.s.Proxies[req.ID]; p != nil {
 				return r.reregister(p, req)
 			}
-			reg, err := r.grant(b, req)
-			if err != nil {
-				return nil, err
-			}
-			return []state.Body{state.ProxyRegistered{Proxy: reg}}, nil
+			return r.grant(b, req)
 		},
-		done: func() { v = r.viewOf(r.s, r.s.Proxies[req.ID], kernel.VIPState{}, nil, 0) },
+		done: func() { view <- r.viewOf(r.s, r.s.Proxies[req.ID]) },
 	})
 	if err != nil {
-		return View{}, err // v may be written still
+		return View{}, err
 	}
-	return v, nil
+	return <-view, nil
 }
 
 // reregister decides on a request for a proxy that is registered.
@@ -50,63 +46,100 @@ func (r *Registry) reregister(p *state.Proxy, req Request) ([]state.Body, error)
 			ErrIdentity, p.ID, p.Node, p.Namespace, p.Partition)
 	}
 	old, owner := p.Owner, req.Owner
-	if old.Kind == owner.Kind && old.ID == owner.ID && old.BootID == owner.BootID && old.Path == owner.Path {
+	same := sameOwner(old, owner)
+	if same && (owner.Path == "" || owner.Path == old.Path) {
 		return nil, nil
 	}
-	if !req.Override && old.BootID == r.cfg.BootID && !req.OwnerGone(old) {
+	if !same && !req.Override && r.there(old, req.OwnerGone) {
 		return nil, fmt.Errorf("%w: %s is owned by another %s, which is still there; deregister it from there, or as root",
 			ErrIdentity, p.ID, old.Kind)
 	}
 	return []state.Body{state.ProxyChanged{ID: p.ID, Owner: &owner}}, nil
 }
 
-// grant finds the next free VIP.
-func (r *Registry) grant(b *batch, req Request) (state.Registration, error) {
-	var failed error
-	busy := func(index uint32) bool {
-		if b.taken[index] || failed != nil {
-			return true
-		}
-		free, err := r.clear(index)
-		failed = err
-		return !free
-	}
-	limit := r.cfg.Pools.Limit()
-	index, ok := r.s.NextIndex(limit, restFor, r.now(), busy)
-	switch {
-	case failed != nil:
-		return state.Registration{}, failed
-	case !ok:
-		return state.Registration{}, fmt.Errorf("%w: all %d are taken, or were until a minute ago; deregister proxies, or give a wider --vip-cidr",
-			ErrPoolFull, limit-1)
+// sameOwner says whether two owners are the same for the kernel, by whatever
+// path they were found.
+func sameOwner(a, b state.Owner) bool {
+	return a.Kind == b.Kind && a.ID == b.ID && a.BootID == b.BootID
+}
+
+// there says whether an owner is on the host. One of another boot is not: what
+// has its path now has not asked.
+func (r *Registry) there(o state.Owner, gone func(state.Owner) bool) bool {
+	return reconcile.Resolved(o, r.cfg.BootID) && (gone == nil || !gone(o))
+}
+
+// grant gives the next free VIP and ranks servers for it. Both are journaled
+// together, so that a proxy has the same placement after a crash.
+func (r *Registry) grant(b *batch, req Request) ([]state.Body, error) {
+	index, err := r.freeIndex(b)
+	if err != nil {
+		return nil, err
 	}
 	b.taken[index] = true
 	vip, vip6 := r.cfg.Pools.At(index)
-	return state.Registration{
+	bodies := []state.Body{state.ProxyRegistered{Proxy: state.Registration{
 		ID: req.ID, Node: req.Node, Namespace: req.Namespace, Partition: req.Partition,
 		Owner: req.Owner, Index: index, VIP: vip, VIP6: vip6,
-	}, nil
+	}}}
+	if ranked := r.rank(req.ID); len(ranked) > 0 {
+		r.loads.Add(ranked) // for the next of this batch
+		b.ranked = append(b.ranked, ranked)
+		bodies = append(bodies, state.Placed{ID: req.ID, Ranked: ranked, Reason: state.PlaceInitial})
+	}
+	return bodies, nil
 }
 
-// clear readies the kernel's words of a VIP slot for another proxy. A slot
-// that a socket still holds is not free: its close would count for the next.
-func (r *Registry) clear(index uint32) (bool, error) {
-	vs, err := r.cfg.Maps.VIPStates([]uint32{index})
-	if err != nil {
-		return false, fmt.Errorf("read the VIP's words in the kernel: %w", err)
+// freeIndex finds a VIP that nobody has, had a moment ago, or holds by a
+// socket, and readies the kernel's words of its slot.
+func (r *Registry) freeIndex(b *batch) (uint32, error) {
+	var failed error
+	busy := func(index uint32) bool {
+		left, resting := r.s.Resting[index]
+		switch {
+		case b.taken[index] || failed != nil:
+			return true
+		case resting && r.now().Sub(left) < restFor:
+			return false // NextIndex passes over it, without a question to the kernel
+		}
+		var held bool
+		held, failed = r.held(index)
+		return held || failed != nil
 	}
-	c := vs[0].Counters
-	if c.Attempted != c.Failed+c.Closed {
-		return false, nil
+	limit := r.cfg.Pools.Limit()
+	index, ok := r.s.NextIndex(limit, restFor, r.now(), busy)
+	if ok && failed == nil {
+		// One that is said to rest, because the clock was set back, was not asked for.
+		var held bool
+		held, failed = r.held(index)
+		ok = !held
+	}
+	switch {
+	case failed != nil:
+		return 0, failed
+	case !ok:
+		return 0, fmt.Errorf("%w: all %d are taken, or were until a minute ago; deregister proxies, or give a wider --vip-cidr",
+			ErrPoolFull, max(limit, 1)-1)
 	}
 	if err := r.cfg.Maps.ResetVIP(index); err != nil {
-		return false, fmt.Errorf("clear the VIP's words in the kernel: %w", err)
+		return 0, fmt.Errorf("clear the VIP's words in the kernel: %w", err)
 	}
-	return true, nil
+	return index, nil
+}
+
+// held says whether a socket still holds a VIP slot: what it has yet to count
+// must not count for another proxy.
+func (r *Registry) held(index uint32) (bool, error) {
+	states, err := r.cfg.Maps.VIPStates([]uint32{index})
+	if err != nil {
+		return true, fmt.Errorf("read the VIP's words in the kernel: %w", err)
+	}
+	c := states[0].Counters
+	return c.Attempted != c.Failed+c.Closed, nil
 }
 
 // Deregister ends a registration and returns when the VIP redirects no longer.
-// An absent proxy is success. allow refuses on behalf of the caller.
+// An absent proxy is success. allow refuses on behalf of the caller; nil allows.
 func (r *Registry) Deregister(ctx context.Context, id string, reason state.LeaveReason, allow func(state.Owner) error) error {
 	return r.submit(ctx, &promise{
 		subject: id,
@@ -115,12 +148,13 @@ func (r *Registry) Deregister(ctx context.Context, id string, reason state.Leave
 			if p == nil {
 				return nil, nil
 			}
-			if err := allow(p.Owner); err != nil {
-				return nil, err
+			if allow != nil {
+				if err := allow(p.Owner); err != nil {
+					return nil, err
+				}
 			}
 			return []state.Body{state.ProxyDeregistered{ID: id, Reason: reason}}, nil
 		},
-		done: func() {},
 	})
 }
 
@@ -135,29 +169,5 @@ func (r *Registry) Change(ctx context.Context, c state.ProxyChanged) error {
 			}
 			return []state.Body{c}, nil
 		},
-		done: func() {},
-	})
-}
-
-// Drain moves proxies away from a server and keeps them away, or ends that.
-// It is ErrNotRegistered for a server that was never seen.
-func (r *Registry) Drain(ctx context.Context, id, by string, drained bool) error {
-	return r.submit(ctx, &promise{
-		subject: serverSubject(id),
-		decide: func(*batch) ([]state.Body, error) {
-			if _, seen := r.s.Slots[id]; !seen {
-				return nil, fmt.Errorf("%w: server %s was never seen on this host; `lictor servers` lists them", ErrNotRegistered, id)
-			}
-			_, is := r.s.Drained[id]
-			switch {
-			case is == drained:
-				return nil, nil
-			case drained:
-				return []state.Body{state.ServerDrained{ID: id, By: by}}, nil
-			default:
-				return []state.Body{state.ServerUndrained{ID: id, By: by}}, nil
-			}
-		},
-		done: func() {},
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"sync"
 	"time"
 
@@ -28,8 +29,14 @@ const (
 	// flushWithin is how long a placement may wait for a promise whose sync
 	// it can share.
 	flushWithin = 200 * time.Millisecond
-	// tickEvery is the pace of what has no event of its own: placements that
-	// were put off, kernel moves that had to settle, a journal to be retried.
+	// retryEvery is how often a journal that could not be written is tried.
+	retryEvery = time.Second
+	// snapshotRetry is how often a snapshot that could not be written is.
+	snapshotRetry = time.Minute
+	// placeEvery is the pace at which one VIP is placed.
+	placeEvery = time.Second
+	// tickEvery is the pace of what has no event of its own: kernel moves that
+	// had to settle, a map that could not be written.
 	tickEvery = time.Second
 	// reconcileEvery bounds how long drift lasts.
 	reconcileEvery = 5 * time.Second
@@ -109,19 +116,25 @@ type Registry struct {
 	touched   map[uint32]bool // VIP slots on which something failed since the last tick
 
 	// Owned by Run.
-	s         state.State
-	set       uint32 // reconcile.Set(s)
-	byIndex   map[uint32]string
-	slots     map[uint16]string // server ids by slot, listed or gone
-	loads     assign.Loads
-	queue     []*promise
-	inflight  bool
-	pending   []state.Event                // in force, folded, not journaled; Seq 0
-	flushAt   time.Time                    // when pending is journaled without a promise; zero: nothing to flush
-	unsettled bool                         // a placement was put off
-	joining   map[string]state.PlaceReason // servers that have not had their share yet, and why they get one
-	joined    time.Time                    // when the last of them came
-	drifting  bool                         // the last reconcile found drift: say it once
+	s       state.State
+	set     uint32            // reconcile.Set(s)
+	byIndex map[uint32]string // proxies by VIP slot
+	slots   map[uint16]string // servers by slot, listed or gone
+	loads   assign.Loads
+
+	queue      []*promise // not decided yet
+	inflight   bool       // a commit is under way
+	pending    pending    // in force, not journaled
+	underway   int        // how many such facts are in the commit under way
+	failed     time.Time  // when the journal could last not be written
+	snapFailed time.Time  // when a snapshot could last not be
+
+	settleAt    time.Time                    // when to decide what was put off; zero: nothing was
+	settleMoves int                          // with how many moves
+	joining     map[string]state.PlaceReason // servers that have not had their share yet, and why they get one
+	joined      time.Time                    // when the last of them came
+	unwritten   bool                         // a write of the map failed since the last repair
+	drifting    bool                         // the last repair found drift: say it once
 }
 
 // New makes a registry; Start readies it, Run runs it.
@@ -168,7 +181,8 @@ func (r *Registry) Run(ctx context.Context) error {
 	even := time.NewTicker(rebalanceEvery)
 	defer even.Stop()
 	for {
-		flush := r.pump()
+		r.snapshot() // before the next sync: promises that keep coming must not keep it off
+		r.sync()
 		select {
 		case <-ctx.Done():
 			return r.stop()
@@ -181,7 +195,8 @@ func (r *Registry) Run(ctx context.Context) error {
 			r.finish(c)
 		case found := <-r.servers:
 			r.applyServers(found)
-		case <-flush:
+		case <-r.alarm():
+			r.settle()
 		case <-tick.C:
 			r.tick()
 		case <-full.C:
@@ -190,6 +205,22 @@ func (r *Registry) Run(ctx context.Context) error {
 			r.rebalance()
 		}
 	}
+}
+
+// alarm fires when pending facts have waited for a promise long enough, or when
+// what was put off may be decided.
+func (r *Registry) alarm() <-chan time.Time {
+	wait := time.Duration(math.MaxInt64)
+	if !r.inflight && r.pending.len() > 0 {
+		wait = r.flushIn()
+	}
+	if !r.settleAt.IsZero() {
+		wait = min(wait, r.settleAt.Sub(r.now()))
+	}
+	if wait == math.MaxInt64 {
+		return nil
+	}
+	return time.After(wait)
 }
 
 // gather takes the promises that are already waiting, so that they share a sync.
@@ -214,11 +245,9 @@ func (r *Registry) stop() error {
 	if r.inflight {
 		r.finish(<-r.committed)
 	}
-	if len(r.pending) == 0 {
-		return nil
-	}
-	if _, err := r.cfg.Journal.Append(bodies(r.pending)...); err != nil {
-		return fmt.Errorf("journal %d placements at stop: %w", len(r.pending), err)
+	r.flush()
+	if n := r.pending.len(); n > 0 {
+		return fmt.Errorf("journal %d placements at stop: %w", n, r.JournalProblem())
 	}
 	return nil
 }
@@ -259,12 +288,4 @@ func (r *Registry) do(ctx context.Context, f func()) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-}
-
-func bodies(events []state.Event) []state.Body {
-	out := make([]state.Body, len(events))
-	for i, e := range events {
-		out[i] = e.Body
-	}
-	return out
 }

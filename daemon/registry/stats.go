@@ -20,27 +20,20 @@ type Observer interface {
 // status is answered whatever Run waits for.
 type stats struct {
 	mu      sync.Mutex
-	problem error     // why the journal was not writable at the last try
-	retry   time.Time // not before
+	problem error // why the journal was not writable at the last try
 	drift   map[reconcile.Drift]uint64
 }
 
-func (s *stats) journaled(err error, retry time.Time) {
+func (s *stats) journal(problem error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.problem, s.retry = err, retry
+	s.problem = problem
 }
 
 func (s *stats) journalProblem() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.problem
-}
-
-func (s *stats) retryAt() time.Time {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.retry
 }
 
 func (s *stats) reconciled(drift map[reconcile.Drift]int) {

@@ -3,7 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
-	"time"
+	"maps"
 
 	"github.com/lictor-mesh/lictor/daemon/placement"
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
@@ -27,87 +27,93 @@ type Snapshot struct {
 	Slots   map[string]uint16 // counters' slot by server id, also of servers that are gone
 	Indexes map[uint32]string // proxy ids by VIP slot
 	First   map[string]int    // proxies by the server they have first
-	Pending int               // placements in force that are not journaled yet
+	Pending int               // facts in force that are not journaled yet
 }
 
 // Snapshot copies the state. It costs microseconds for each thousand proxies.
 func (r *Registry) Snapshot(ctx context.Context) (Snapshot, error) {
 	var snap Snapshot
-	done, err := make(chan Snapshot, 1), error(nil)
-	err = r.do(ctx, func() {
-		s := Snapshot{
-			State: r.s.Clone(), Slots: map[string]uint16{}, Indexes: map[uint32]string{},
-			First: map[string]int{}, Pending: len(r.pending),
-		}
-		for slot, id := range r.slots {
-			s.Slots[id] = slot
-		}
-		for index, id := range r.byIndex {
-			s.Indexes[index] = id
-		}
-		for id := range s.Slots {
-			s.First[id] = r.loads.First(id)
-		}
-		done <- s
+	err := r.do(ctx, func() {
+		snap = Snapshot{State: r.s.Clone(), Indexes: maps.Clone(r.byIndex), Pending: r.pending.len() + r.underway}
 	})
 	if err != nil {
-		return snap, err
+		return Snapshot{}, err
 	}
-	return <-done, nil
+	snap.Slots = make(map[string]uint16, len(snap.State.Slots))
+	for id, t := range snap.State.Slots {
+		snap.Slots[id] = t.Slot
+	}
+	snap.First = make(map[string]int, len(snap.State.Servers))
+	for _, p := range snap.State.Proxies {
+		if len(p.Ranked) > 0 {
+			snap.First[p.Ranked[0]]++
+		}
+	}
+	return snap, nil
 }
 
-// Views gives the proxies of the given ids, or all for none, in no order.
+// Views gives the proxies of the given ids, or all for none, in no order. It is
+// ErrNotRegistered when one of them is not registered.
 func (r *Registry) Views(ctx context.Context, ids ...string) ([]View, error) {
-	snap, err := r.Snapshot(ctx)
-	if err != nil {
+	var (
+		s       state.State // its servers only
+		names   map[uint16]string
+		proxies []*state.Proxy // entries of a state are never written
+		missing string
+	)
+	err := r.do(ctx, func() {
+		s = state.State{Servers: maps.Clone(r.s.Servers), Drained: maps.Clone(r.s.Drained)}
+		names = maps.Clone(r.slots)
+		if len(ids) == 0 {
+			ids = r.ids()
+		}
+		proxies = make([]*state.Proxy, 0, len(ids))
+		for _, id := range ids {
+			p := r.s.Proxies[id]
+			if p == nil {
+				missing = id
+				return
+			}
+			proxies = append(proxies, p)
+		}
+	})
+	switch {
+	case err != nil:
 		return nil, err
+	case missing != "":
+		return nil, fmt.Errorf("%w: proxy %s; `lictor proxies` lists them", ErrNotRegistered, missing)
 	}
-	if len(ids) == 0 {
-		for id := range snap.State.Proxies {
-			ids = append(ids, id)
-		}
-	}
-	slots := make([]uint32, 0, len(ids))
-	for _, id := range ids {
-		p := snap.State.Proxies[id]
-		if p == nil {
-			return nil, fmt.Errorf("%w: proxy %s; `lictor proxies` lists them", ErrNotRegistered, id)
-		}
-		slots = append(slots, p.Index)
+	slots := make([]uint32, len(proxies))
+	for i, p := range proxies {
+		slots[i] = p.Index
 	}
 	states, err := r.cfg.Maps.VIPStates(slots)
 	if err != nil {
 		return nil, fmt.Errorf("read what the kernel counted: %w", err)
 	}
 	now := r.cfg.Maps.Now()
-	names := make(map[uint16]string, len(snap.Slots))
-	for id, slot := range snap.Slots {
-		names[slot] = id
-	}
-	views := make([]View, 0, len(ids))
-	for i, id := range ids {
-		views = append(views, r.viewOf(snap.State, snap.State.Proxies[id], states[i], names, now))
+	views := make([]View, len(proxies))
+	for i, p := range proxies {
+		v, vs := r.viewOf(s, p), states[i]
+		v.Waiting, v.Counters = placement.Waiting(vs, now), vs.Counters
+		held := placement.Held(vs, names, r.cfg.Hold, now)
+		for _, id := range p.Ranked {
+			if held[id] != "" {
+				v.Held = append(v.Held, id)
+			}
+		}
+		views[i] = v
 	}
 	return views, nil
 }
 
-// viewOf reads only what is given and what never changes.
-func (r *Registry) viewOf(s state.State, p *state.Proxy, vs kernel.VIPState, names map[uint16]string, now time.Duration) View {
-	v := View{
-		Proxy:    *p,
-		Resolved: reconcile.Resolved(p.Owner, r.cfg.BootID),
-		Waiting:  placement.Waiting(vs, now),
-		Counters: vs.Counters,
-	}
+// viewOf is the part of a view that the state knows. It reads nothing of r but
+// its configuration.
+func (r *Registry) viewOf(s state.State, p *state.Proxy) View {
+	v := View{Proxy: *p, Resolved: reconcile.Resolved(p.Owner, r.cfg.BootID)}
 	for _, id := range p.Ranked {
 		if reconcile.Usable(s, id) {
 			v.Servers = append(v.Servers, *s.Servers[id])
-		}
-	}
-	held := placement.Held(vs, names, r.cfg.Hold, now)
-	for _, id := range p.Ranked {
-		if held[id] != "" {
-			v.Held = append(v.Held, id)
 		}
 	}
 	return v

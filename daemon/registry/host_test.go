@@ -1,0 +1,398 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/lictor-mesh/lictor/daemon/reconcile"
+	"github.com/lictor-mesh/lictor/kernel"
+	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/state/journal"
+)
+
+// host is a machine with a disk and a kernel, on which daemons come and go. It
+// lives in a bubble of testing/synctest: its time is false, and whoever leaves
+// a goroutine behind fails. Every daemon's end is checked, see stop.
+type host struct {
+	t    testing.TB
+	dir  string
+	maps *fakeMaps
+	boot string
+	v6   bool
+	seen *observer
+	logs *buffer
+	// fault is what the disk does at each commit; nil: nothing bad.
+	fault atomic.Pointer[func() error]
+
+	// Of the running daemon.
+	life    *lifeline
+	disk    *journal.Journal
+	journal *fakeJournal
+	r       *Registry
+	cancel  func()
+	ended   chan error
+}
+
+// on runs a test on a new host whose daemon has started.
+func on(t *testing.T, test func(t *testing.T, h *host)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		h.start()
+		test(t, h)
+		if h.r != nil {
+			h.stop()
+		}
+	})
+}
+
+func newHost(t testing.TB, dir string) *host {
+	return &host{
+		t: t, dir: dir, maps: newFakeMaps(), boot: "boot-1",
+		seen: &observer{placed: map[state.PlaceReason]int{}}, logs: &buffer{},
+	}
+}
+
+// start starts a daemon; it may be killed at once.
+func (h *host) start() { h.startKilled(-1) }
+
+// startKilled starts a daemon that dies after so many steps; it may not even
+// come up.
+func (h *host) startKilled(steps int) {
+	h.t.Helper()
+	j, s, err := journal.Open(context.Background(), filepath.Join(h.dir, "state"), journal.Options{
+		NoSync: true, // a kill loses nothing that was written
+		Fault: func() error {
+			if fault := h.fault.Load(); fault != nil {
+				return (*fault)()
+			}
+			return nil
+		},
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.life = &lifeline{left: steps}
+	h.maps.life = h.life
+	h.disk, h.journal = j, &fakeJournal{Journal: j, life: h.life}
+	pools := Pools{V4: netip.MustParsePrefix("239.77.0.0/16")}
+	if h.v6 {
+		pools.V6 = netip.MustParsePrefix("ff05::7777:0:0/96")
+	}
+	var uuid [16]byte
+	if _, err := hex.Decode(uuid[:], []byte(strings.ReplaceAll(j.Meta().UUID, "-", ""))); err != nil {
+		h.t.Fatal(err)
+	}
+	h.r = New(Config{
+		State: s, Journal: h.journal, JournalUUID: uuid, Maps: h.maps, Pools: pools, Port: 8702,
+		BootID: h.boot, Seed: "host-1", Observer: h.seen,
+		Hold:   func(kernel.HoldReason) time.Duration { return 15 * time.Second },
+		Logger: slog.New(slog.NewTextHandler(h.logs, nil)),
+	})
+	if err := h.r.Start(); err != nil {
+		if !h.life.killed() {
+			h.t.Fatal(err)
+		}
+		h.closeDisk()
+		h.r = nil
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	r, ended := h.r, make(chan error, 1)
+	h.cancel, h.ended = cancel, ended
+	go func() { ended <- r.Run(ctx) }()
+}
+
+// stop ends the daemon as SIGTERM does, and checks what must hold then: the
+// journal gives exactly the state that was, its invariants hold, and the map is
+// what the state says.
+func (h *host) stop() {
+	h.t.Helper()
+	h.cancel()
+	if err := <-h.ended; err != nil {
+		h.t.Errorf("Run: %v", err)
+	}
+	h.closeDisk()
+	h.compare(h.r)
+	h.r = nil
+}
+
+// kill ends the daemon without a chance to do anything.
+func (h *host) kill() {
+	h.life.mu.Lock()
+	h.life.left, h.life.dead = 0, true
+	h.life.mu.Unlock()
+	h.reap()
+}
+
+// reap puts a killed daemon away.
+func (h *host) reap() {
+	if h.r == nil {
+		return
+	}
+	h.cancel()
+	<-h.ended // its error is that it could not journal
+	h.closeDisk()
+	h.r = nil
+}
+
+func (h *host) closeDisk() {
+	h.t.Helper()
+	if err := h.disk.Close(); err != nil {
+		h.t.Error(err)
+	}
+}
+
+// sick makes the disk do something at each commit; nil ends it.
+func (h *host) sick(fault func() error) {
+	if fault == nil {
+		h.fault.Store(nil)
+		return
+	}
+	h.fault.Store(&fault)
+}
+
+func (h *host) restart() {
+	h.t.Helper()
+	h.stop()
+	h.start()
+}
+
+// reboot restarts the machine: nothing in the kernel is left.
+func (h *host) reboot() {
+	h.t.Helper()
+	h.stop()
+	h.maps = newFakeMaps()
+	h.boot += "'"
+	h.start()
+}
+
+// replayed is the state that the next daemon would start with.
+func (h *host) replayed() state.State {
+	h.t.Helper()
+	j, s, err := journal.Open(context.Background(), filepath.Join(h.dir, "state"), journal.Options{NoSync: true})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+	return s
+}
+
+// compare checks an ended daemon's state against the journal and the map.
+func (h *host) compare(r *Registry) {
+	h.t.Helper()
+	replayed := h.replayed()
+	if !r.s.Equal(replayed) {
+		h.t.Errorf("the journal does not give the state that was:\nwas   %s\ngives %s", dump(r.s), dump(replayed))
+	}
+	if err := r.s.Check(); err != nil {
+		h.t.Errorf("state: %v", err)
+	}
+	actual, _ := h.maps.VIPs()
+	if diff := reconcile.Diff(r.desired(), actual); !diff.Empty() {
+		h.t.Errorf("the map is not what the state says: %+v", diff)
+	}
+}
+
+func dump(s state.State) string {
+	data, err := s.MarshalJSON()
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
+// settle lets everything happen that is to happen soon.
+func (h *host) settle() {
+	time.Sleep(1500 * time.Millisecond)
+	synctest.Wait()
+}
+
+func (h *host) register(id string) (View, error) {
+	return h.r.Register(h.t.Context(), request(id))
+}
+
+func (h *host) mustRegister(ids ...string) []View {
+	h.t.Helper()
+	views := make([]View, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		wg.Go(func() {
+			v, err := h.register(id)
+			if err != nil {
+				h.t.Errorf("register %s: %v", id, err)
+			}
+			views[i] = v
+		})
+	}
+	wg.Wait()
+	return views
+}
+
+func (h *host) mustDeregister(id string) {
+	h.t.Helper()
+	if err := h.r.Deregister(h.t.Context(), id, state.LeaveOperator, nil); err != nil {
+		h.t.Fatalf("deregister %s: %v", id, err)
+	}
+}
+
+// servers tells the daemon what the catalog lists, and waits.
+func (h *host) servers(names ...string) {
+	h.t.Helper()
+	h.r.SetServers(specs(names...))
+	synctest.Wait()
+}
+
+func (h *host) snapshot() Snapshot {
+	h.t.Helper()
+	snap, err := h.r.Snapshot(h.t.Context())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return snap
+}
+
+func (h *host) proxy(id string) *state.Proxy {
+	h.t.Helper()
+	p := h.snapshot().State.Proxies[id]
+	if p == nil {
+		h.t.Fatalf("proxy %s is not registered", id)
+	}
+	return p
+}
+
+// entry is the map's entry of an IPv4 VIP.
+func (h *host) entry(vip netip.Addr) (kernel.VIP, bool) {
+	h.maps.mu.Lock()
+	defer h.maps.mu.Unlock()
+	v, ok := h.maps.vips[kernel.VIPKey{Addr: netip.AddrPortFrom(vip, 8702), Proto: kernel.ProtoTCP}]
+	return v, ok
+}
+
+// inForce fails the test unless connects to a proxy's VIP reach its first server.
+func (h *host) inForce(id string) kernel.VIP {
+	h.t.Helper()
+	snap := h.snapshot()
+	p := snap.State.Proxies[id]
+	if p == nil {
+		h.t.Fatalf("proxy %s is not registered", id)
+	}
+	e, ok := h.entry(p.VIP)
+	switch {
+	case !ok:
+		h.t.Errorf("proxy %s: no entry for %s", id, p.VIP)
+	case e.Slot != p.Index || e.Owner.ID != p.Owner.ID:
+		h.t.Errorf("proxy %s: entry %+v is not that of %+v", id, e, *p)
+	case len(p.Ranked) > 0 && (len(e.Ranked) == 0 || e.Ranked[0].Slot != snap.Slots[p.Ranked[0]]):
+		h.t.Errorf("proxy %s: entry leads to %+v, placed on %v", id, e.Ranked, p.Ranked)
+	}
+	return e
+}
+
+func request(id string) Request {
+	return Request{
+		ID: id, Node: "node-1", Namespace: "default",
+		Owner: state.Owner{Kind: state.OwnerNetns, ID: 7000, Inode: 4026531841, BootID: "boot-1"},
+	}
+}
+
+// specs lists servers named s1 to s9, with addresses and ports that follow.
+func specs(names ...string) []state.ServerSpec {
+	out := []state.ServerSpec{}
+	for _, name := range names {
+		n := name[1] - '0'
+		out = append(out, state.ServerSpec{
+			ID: name, Port: 8500 + uint16(n), Version: "1.20.1",
+			Addr4: netip.AddrFrom4([4]byte{10, 0, 0, n}), Addr6: netip.MustParseAddr(fmt.Sprintf("fd00::%d", n)),
+		})
+	}
+	return out
+}
+
+func names(n int) []string {
+	out := make([]string, n)
+	for i := range out {
+		out[i] = fmt.Sprintf("proxy-%d", i)
+	}
+	return out
+}
+
+// observer counts what it is told.
+type observer struct {
+	mu      sync.Mutex
+	placed  map[state.PlaceReason]int
+	appends int
+}
+
+func (o *observer) JournalAppended(time.Duration) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.appends++
+}
+
+func (o *observer) Reconciled(time.Duration) {}
+
+func (o *observer) Placed(why state.PlaceReason) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.placed[why]++
+}
+
+func (o *observer) count(why state.PlaceReason) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.placed[why]
+}
+
+// buffer is a log that tests read.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+// count says how often a text was logged.
+func (b *buffer) count(text string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return strings.Count(b.b.String(), text)
+}
+
+// copyDisk ends the daemon, copies its disk, and starts it again.
+func (h *host) copyDisk() string {
+	h.t.Helper()
+	h.stop()
+	dir := h.t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(h.dir)); err != nil {
+		h.t.Fatal(err)
+	}
+	h.start()
+	return dir
+}
+
+// restartOn restarts the daemon with another disk.
+func (h *host) restartOn(dir string) {
+	h.t.Helper()
+	h.stop()
+	h.dir = dir
+	h.start()
+}

@@ -1,0 +1,231 @@
+package registry
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lictor-mesh/lictor/state"
+)
+
+// even fails the test unless the loads of the first ranks differ by at most one.
+func (h *host) even(proxies, servers int) {
+	h.t.Helper()
+	low, high, sum := proxies, 0, 0
+	first := h.snapshot().First
+	for _, n := range first {
+		low, high, sum = min(low, n), max(high, n), sum+n
+	}
+	if high-low > 1 || sum != proxies || len(first) != servers {
+		h.t.Errorf("%d proxies on %d servers: %v", proxies, servers, first)
+	}
+}
+
+// placements is where every proxy is placed.
+func (h *host) placements() map[string]string {
+	h.t.Helper()
+	out := map[string]string{}
+	for id, p := range h.snapshot().State.Proxies {
+		if len(p.Ranked) > 0 {
+			out[id] = p.Ranked[0]
+		}
+	}
+	return out
+}
+
+func moved(before, after map[string]string) int {
+	n := 0
+	for id, server := range after {
+		if before[id] != server {
+			n++
+		}
+	}
+	return n
+}
+
+func TestEvenness(t *testing.T) {
+	for _, first := range []string{"servers", "proxies"} {
+		t.Run(first+" first", func(t *testing.T) {
+			on(t, func(t *testing.T, h *host) {
+				if first == "servers" {
+					h.servers("s1", "s2", "s3")
+				}
+				h.mustRegister(names(300)...)
+				if first == "proxies" {
+					h.servers("s1", "s2", "s3")
+				}
+				h.even(300, 3)
+				before := h.placements()
+				h.restart()
+				h.servers("s1", "s2", "s3")
+				h.settle()
+				if n := moved(before, h.placements()); n != 0 {
+					t.Errorf("a restart moved %d", n)
+				}
+
+				onS2 := h.snapshot().First["s2"]
+				h.servers("s1", "s3")
+				h.even(300, 2)
+				left := h.placements()
+				if n := moved(before, left); n != onS2 {
+					t.Errorf("s2 had %d, its end moved %d", onS2, n)
+				}
+				h.settle()
+				h.servers("s1", "s2", "s3")
+				h.settle()
+				h.even(300, 3)
+				if n := moved(left, h.placements()); n != 100 {
+					t.Errorf("its return moved %d", n)
+				}
+			})
+		})
+	}
+}
+
+// One placement a VIP and second, and what was put off is not forgotten.
+func TestOnePlacementASecond(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.servers("s1", "s2", "s3")
+		h.mustRegister(names(30)...)
+		for _, set := range [][]string{{"s1", "s2"}, {"s1", "s2", "s4"}, {"s4"}, {"s1", "s2", "s3", "s4"}, {"s2", "s3", "s4"}} {
+			h.servers(set...)
+			for _, id := range names(30) {
+				if e, _ := h.entry(h.proxy(id).VIP); len(e.Ranked) == 0 && !slices.Equal(set, []string{"s4"}) {
+					t.Errorf("%s: no server of %v is in the map", id, set)
+				}
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		time.Sleep(3 * time.Second)
+		h.even(30, 3)
+		last := map[string]time.Time{}
+		err := h.disk.Read(0, func(e state.Event) error {
+			p, ok := e.Body.(state.Placed)
+			if !ok {
+				return nil
+			}
+			at := e.Time
+			if !p.At.IsZero() {
+				at = p.At
+			}
+			if d := at.Sub(last[p.ID]); d < time.Second {
+				t.Errorf("%s placed twice within %s", p.ID, d)
+			}
+			last[p.ID] = at
+			if e.Time.Sub(at) > time.Second {
+				t.Errorf("%s: journaled %s late", p.ID, e.Time.Sub(at))
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestServerChanges(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.servers("s1", "s2")
+		h.mustRegister("a")
+		before := h.inForce("a")
+		list := specs("s1", "s2")
+		list[0].Port, list[1].Port = 9001, 9002
+		h.settle()
+		h.r.SetServers(list)
+		h.settle()
+		e := h.inForce("a")
+		if e.Set == before.Set || e.Ranked[0].Addr.Port() < 9000 || e.Ranked[0].Slot != before.Ranked[0].Slot {
+			t.Errorf("entry %+v, was %+v", e, before)
+		}
+		writes := h.maps.puts
+		list[0].Version = "1.21.0" // nothing that the kernel knows
+		h.r.SetServers(list)
+		h.settle()
+		if h.maps.puts != writes {
+			t.Errorf("%d entries written for a new version", h.maps.puts-writes)
+		}
+		if v := h.snapshot().State.Servers["s1"].Version; v != "1.21.0" {
+			t.Errorf("version %s", v)
+		}
+		h.r.SetServers(nil) // what could not be read is not applied
+		h.settle()
+		if e := h.inForce("a"); len(e.Ranked) != 2 {
+			t.Errorf("entry after an empty list: %+v", e)
+		}
+		h.servers("s3")
+		slots := h.snapshot().Slots
+		h.settle()
+		h.servers("s1", "s2", "s3")
+		for id, slot := range h.snapshot().Slots {
+			if slots[id] != slot {
+				t.Errorf("%s came back with slot %d, had %d", id, slot, slots[id])
+			}
+		}
+	})
+}
+
+// A server that comes and goes, or comes and changes, before the journal was
+// written is there as it was after a restart.
+func TestServersBeforeTheFlush(t *testing.T) {
+	s1 := specs("s1")[0]
+	changed := s1
+	changed.Port = 9999
+	for name, steps := range map[string][][]state.ServerSpec{
+		"seen, changed":       {{s1}, {changed}},
+		"seen, gone":          {{s1}, specs("s2")},
+		"seen, gone, seen":    {{s1}, specs("s2"), {s1}},
+		"seen, changed, gone": {{s1}, {changed}, specs("s2")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, func(t *testing.T, h *host) {
+				h.mustRegister("a")
+				for _, list := range steps {
+					h.r.SetServers(list)
+					time.Sleep(time.Millisecond)
+				}
+			}) // stop compares
+		})
+	}
+}
+
+func TestDrain(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.servers("s1", "s2", "s3")
+		h.mustRegister(names(30)...)
+		h.settle()
+		if err := h.r.Drain(t.Context(), "s9", "uid 0", true); !errors.Is(err, ErrNotRegistered) {
+			t.Errorf("a server never seen: %v", err)
+		}
+		if err := h.r.Drain(t.Context(), "s1", "uid 0", true); err != nil {
+			t.Fatal(err)
+		}
+		h.even(30, 2)
+		slot := h.snapshot().Slots["s1"]
+		for _, id := range names(30) {
+			for _, b := range h.inForce(id).Ranked {
+				if b.Slot == slot {
+					t.Fatalf("%s may still go to s1", id)
+				}
+			}
+		}
+		if n := h.seen.count(state.PlaceOperator); n != 30 {
+			t.Errorf("%d placements by the operator", n) // 10 left it, 20 lost it as a further rank
+		}
+		before := h.journal.count()
+		if err := h.r.Drain(t.Context(), "s1", "uid 0", true); err != nil || h.journal.count() != before {
+			t.Errorf("drained again: %v", err)
+		}
+		h.settle()
+		h.servers("s2", "s3") // a drain outlives the listing
+		h.restart()
+		h.servers("s1", "s2", "s3")
+		h.settle()
+		h.even(30, 2)
+		if err := h.r.Drain(t.Context(), "s1", "uid 0", false); err != nil {
+			t.Fatal(err)
+		}
+		h.settle()
+		h.even(30, 3)
+	})
+}
