@@ -243,4 +243,8 @@ func linger(t *testing.T, conn net.Conn) {
 	}
 }
 
-func refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }
+func unwrapErrno(err error) (syscall.Errno, bool) {
+	var errno syscall.Errno
+	ok := errors.As(err, &errno)
+	return errno, ok
+}
