@@ -24,19 +24,29 @@ func check(t *testing.T, err error) {
 	}
 }
 
+// steps returns a function that logs what comes next, and how long what came
+// before took.
+func steps(t *testing.T) func(next string) {
+	last := time.Now()
+	return func(next string) {
+		t.Helper()
+		t.Logf("… %v; %s", time.Since(last).Round(10*time.Millisecond), next)
+		last = time.Now()
+	}
+}
+
 func TestClusterElectsALeaderAndSurvivesWhatIsDoneToIt(t *testing.T) {
 	testenv.Privileged(t)
 	testenv.NoLeaks(t)
 	b := bed.ForTest(t)
-	started := time.Now()
+	step := steps(t)
 	c, err := b.StartCluster(within(t, 60*time.Second), bed.ClusterOptions{Servers: 3})
 	check(t, err)
-	t.Logf("three servers after %v", time.Since(started))
 
 	leader, err := c.Leader(within(t, 5*time.Second))
 	check(t, err)
 
-	t.Log("kill the leader")
+	step("kill the leader")
 	check(t, leader.Kill())
 	check(t, c.WaitLeader(within(t, 20*time.Second)))
 	check(t, c.WaitServers(within(t, 20*time.Second), 2))
@@ -45,18 +55,20 @@ func TestClusterElectsALeaderAndSurvivesWhatIsDoneToIt(t *testing.T) {
 	if next == leader {
 		t.Errorf("leader is %s, which was killed", next.Name)
 	}
+	step("restart it")
 	check(t, leader.Restart(within(t, 20*time.Second)))
 	check(t, c.WaitServers(within(t, 20*time.Second), 3))
 
-	t.Log("cut the leader off")
+	step("cut the leader off")
 	leader, err = c.Leader(within(t, 5*time.Second))
 	check(t, err)
 	check(t, leader.Partition(bed.Silent))
 	check(t, c.WaitServers(within(t, 30*time.Second), 2))
+	step("heal")
 	check(t, leader.Heal())
 	check(t, c.WaitServers(within(t, 60*time.Second), 3))
 
-	t.Log("stop a follower")
+	step("stop a follower")
 	var follower *bed.Server
 	leader, err = c.Leader(within(t, 5*time.Second))
 	check(t, err)
@@ -67,10 +79,11 @@ func TestClusterElectsALeaderAndSurvivesWhatIsDoneToIt(t *testing.T) {
 	}
 	check(t, follower.Stop())
 	check(t, c.WaitServers(within(t, 30*time.Second), 2))
+	step("let it go on")
 	check(t, follower.Cont())
 	check(t, c.WaitServers(within(t, 60*time.Second), 3))
 
-	t.Log("move it to another address")
+	step("move it to another address")
 	old := follower.Addr()
 	check(t, follower.Move(within(t, 30*time.Second)))
 	check(t, c.WaitServers(within(t, 60*time.Second), 3))
@@ -78,9 +91,10 @@ func TestClusterElectsALeaderAndSurvivesWhatIsDoneToIt(t *testing.T) {
 		t.Errorf("address is still %s", old)
 	}
 
-	t.Log("add and remove a server")
+	step("add and remove a server")
 	s, err := c.AddServer(within(t, 30*time.Second))
 	check(t, err)
 	check(t, s.Remove(within(t, 30*time.Second)))
 	check(t, c.WaitServers(within(t, 30*time.Second), 3))
+	step("done")
 }

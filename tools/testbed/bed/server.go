@@ -81,7 +81,7 @@ func (s *Server) configuration() map[string]any {
 		"log_level": "warn", "disable_update_check": true,
 		"leave_on_terminate": false, "skip_leave_on_interrupt": true,
 		"connect":     map[string]any{"enabled": true},
-		"performance": map[string]any{"raft_multiplier": 1},
+		"performance": map[string]any{"raft_multiplier": 1, "leave_drain_time": "1s"},
 		"telemetry":   map[string]any{"disable_hostname": true, "prefix_filter": []string{"-consul"}},
 		"ports":       map[string]any{"http": HTTPPort, "grpc": DefaultGRPCPort, "grpc_tls": -1, "dns": DNSPort, "serf_wan": -1},
 	}
