@@ -127,14 +127,22 @@ func decodeStrict(data []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil {
-		// encoding/json has no type for this error, only its text.
-		if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
-			return fmt.Errorf("%w %s", ErrUnknownField, name)
-		}
-		return fmt.Errorf("%w: %w", ErrMalformed, err)
+		return strict(err)
 	}
 	if _, err := dec.Token(); err != io.EOF {
 		return fmt.Errorf("%w: something follows the JSON object", ErrMalformed)
 	}
 	return nil
+}
+
+// strict gives an error of encoding/json its sentinel.
+func strict(err error) error {
+	if errors.Is(err, ErrUnknownField) || errors.Is(err, ErrMalformed) {
+		return err
+	}
+	// encoding/json has no type for this one, only its text.
+	if name, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return fmt.Errorf("%w %s", ErrUnknownField, name)
+	}
+	return fmt.Errorf("%w: %w", ErrMalformed, err)
 }

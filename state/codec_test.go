@@ -43,6 +43,7 @@ func TestDecodeStateRefuses(t *testing.T) {
 		"unknown field":  {`{"seq":1,"servers":[],"proxies":[],"mood":"good"}`, state.ErrUnknownField},
 		"a proxy twice":  {`{"seq":1,"servers":[],"proxies":[{"id":"a"},{"id":"a"}]}`, state.ErrMalformed},
 		"a server twice": {`{"seq":1,"servers":[{"id":"a"},{"id":"a"}],"proxies":[]}`, state.ErrMalformed},
+		"a null map":     {`{"seq":1,"resting":null}`, state.ErrMalformed},
 		"a null proxy":   {`{"seq":1,"servers":[],"proxies":[null]}`, state.ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,8 +1,10 @@
 package state
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"time"
@@ -41,32 +43,118 @@ func (s State) MarshalJSON() ([]byte, error) {
 	return json.Marshal(w)
 }
 
-// UnmarshalJSON is the inverse of MarshalJSON. It refuses unknown fields and an
-// id that is there twice, see ErrUnknownField and ErrMalformed; it does not
-// Check.
+// UnmarshalJSON is the inverse of MarshalJSON, see ReadState.
 func (s *State) UnmarshalJSON(data []byte) error {
-	var w wireState
-	if err := decodeStrict(data, &w); err != nil {
-		return fmt.Errorf("decode state: %w", err)
+	read, err := ReadState(bytes.NewReader(data))
+	if err == nil {
+		*s = read
 	}
-	n := New()
-	n.Seq, n.Time, n.LastIndex, n.Swept = w.Seq, w.Time, w.LastIndex, w.Swept
-	maps.Copy(n.Drained, w.Drained)
-	maps.Copy(n.Resting, w.Resting)
-	maps.Copy(n.Slots, w.Slots)
-	for i, server := range w.Servers {
-		if server == nil || n.Servers[server.ID] != nil {
-			return fmt.Errorf("decode state: server %d is null or there twice: %w", i, ErrMalformed)
+	return err
+}
+
+// ReadState decodes what MarshalJSON wrote, a piece at a time, so that it needs
+// little more memory than the state itself. It refuses unknown fields and an id
+// that is there twice, see ErrUnknownField and ErrMalformed, and passes on an
+// error of r; it does not Check.
+func ReadState(r io.Reader) (State, error) {
+	d := stateDecoder{dec: json.NewDecoder(r), s: New()}
+	d.dec.DisallowUnknownFields()
+	if err := d.object(); err != nil {
+		return State{}, fmt.Errorf("decode state: %w", strict(err))
+	}
+	if _, err := d.dec.Token(); err != io.EOF {
+		return State{}, fmt.Errorf("decode state: %w: something follows the JSON object", ErrMalformed)
+	}
+	if d.s.Drained == nil || d.s.Resting == nil || d.s.Slots == nil { // a null makes a map nil
+		return State{}, fmt.Errorf("decode state: %w: null where an object should be", ErrMalformed)
+	}
+	return d.s, nil
+}
+
+// stateDecoder walks through the JSON of a state.
+type stateDecoder struct {
+	dec *json.Decoder
+	s   State
+}
+
+func (d *stateDecoder) delim(want json.Delim) error {
+	got, err := d.dec.Token()
+	if err == nil && got != want {
+		err = fmt.Errorf("%v where %v should be", got, want)
+	}
+	return err
+}
+
+func (d *stateDecoder) object() error {
+	if err := d.delim('{'); err != nil {
+		return err
+	}
+	for d.dec.More() {
+		name, err := d.dec.Token()
+		if err == nil {
+			err = d.field(name)
 		}
-		n.Servers[server.ID] = server
-	}
-	for i, p := range w.Proxies {
-		if p == nil || n.Proxies[p.ID] != nil {
-			return fmt.Errorf("decode state: proxy %d is null or there twice: %w", i, ErrMalformed)
+		if err != nil {
+			return err
 		}
-		n.Proxies[p.ID] = p
-		n.used[p.Index]++
 	}
-	*s = n
-	return nil
+	return d.delim('}')
+}
+
+func (d *stateDecoder) field(name json.Token) error {
+	switch name {
+	case "seq":
+		return d.dec.Decode(&d.s.Seq)
+	case "time":
+		return d.dec.Decode(&d.s.Time)
+	case "servers":
+		return each(d, func(server *Server) string {
+			return put(d.s.Servers, server.ID, server)
+		})
+	case "drained":
+		return d.dec.Decode(&d.s.Drained)
+	case "proxies":
+		return each(d, func(p *Proxy) string {
+			d.s.used[p.Index]++
+			return put(d.s.Proxies, p.ID, p)
+		})
+	case "resting":
+		return d.dec.Decode(&d.s.Resting)
+	case "last_index":
+		return d.dec.Decode(&d.s.LastIndex)
+	case "slots":
+		return d.dec.Decode(&d.s.Slots)
+	case "swept":
+		return d.dec.Decode(&d.s.Swept)
+	}
+	return fmt.Errorf("%w %q", ErrUnknownField, name)
+}
+
+// each decodes a list. add says what is wrong with an element, or "".
+func each[T any](d *stateDecoder, add func(*T) string) error {
+	if err := d.delim('['); err != nil {
+		return err
+	}
+	for n := 0; d.dec.More(); n++ {
+		var element *T
+		if err := d.dec.Decode(&element); err != nil {
+			return err
+		}
+		problem := "it is null"
+		if element != nil {
+			problem = add(element)
+		}
+		if problem != "" {
+			return fmt.Errorf("element %d: %s", n, problem)
+		}
+	}
+	return d.delim(']')
+}
+
+func put[T any](m map[string]*T, id string, element *T) string {
+	if m[id] != nil {
+		return fmt.Sprintf("%q is there twice", id)
+	}
+	m[id] = element
+	return ""
 }

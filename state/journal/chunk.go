@@ -1,10 +1,11 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
 	"go.etcd.io/bbolt"
 
@@ -66,21 +67,40 @@ func deleteSnapshot(b *bbolt.Bucket, seq uint64) error {
 	}
 }
 
-// loadSnapshot returns the state that a snapshot holds.
+// loadSnapshot returns the state that a snapshot holds. It decodes chunk by
+// chunk, on the memory map.
 func loadSnapshot(b *bbolt.Bucket, seq uint64) (state.State, error) {
-	a := assembly{keep: true}
-	for n := uint32(0); ; n++ {
-		k := chunkKey(seq, n)
-		v := b.Get(k)
+	return readSnapshot(seq, &chunkReader{bucket: b, seq: seq})
+}
+
+// chunkReader reads the JSON of a snapshot.
+type chunkReader struct {
+	bucket *bbolt.Bucket
+	seq    uint64
+	chunks assembly
+	part   []byte // what is left of the chunk
+	done   bool   // it is the last one
+}
+
+func (r *chunkReader) Read(p []byte) (int, error) {
+	for len(r.part) == 0 {
+		if r.done {
+			return 0, io.EOF
+		}
+		k := chunkKey(r.seq, r.chunks.next)
+		v := r.bucket.Get(k)
 		if v == nil {
-			return state.State{}, damagedSnapshot(seq, errors.New("its end is not there"))
+			return 0, damagedSnapshot(r.seq, errors.New("its end is not there"))
 		}
-		if done, err := a.add(k, v); err != nil {
-			return state.State{}, err
-		} else if done {
-			return parseSnapshot(seq, a.data)
+		done, err := r.chunks.add(k, v)
+		if err != nil {
+			return 0, err
 		}
+		r.part, r.done = r.chunks.part, done
 	}
+	n := copy(p, r.part)
+	r.part = r.part[n:]
+	return n, nil
 }
 
 // assembly puts chunks together, in the order of their keys.
@@ -89,7 +109,8 @@ type assembly struct {
 	seq  uint64
 	next uint32 // number of the next chunk
 	left uint64 // bytes to come
-	data []byte
+	data []byte // if kept
+	part []byte // of the chunk added last, sharing its memory
 }
 
 // add takes the next chunk, and reports whether the snapshot is whole. A chunk 0
@@ -118,7 +139,7 @@ func (a *assembly) add(k, v []byte) (done bool, err error) {
 	if uint64(len(b)) > a.left {
 		return false, damagedSnapshot(seq, errors.New("it is longer than it says"))
 	}
-	a.next, a.left = n+1, a.left-uint64(len(b))
+	a.next, a.left, a.part = n+1, a.left-uint64(len(b)), b
 	if a.keep {
 		a.data = append(a.data, b...)
 	}
@@ -129,12 +150,17 @@ func damagedSnapshot(seq uint64, err error) error {
 	return Damage{What: fmt.Sprintf("snapshot at event %d: %s", seq, err)}
 }
 
-// parseSnapshot returns the state of a snapshot's JSON. The error is ErrFormat or
-// ErrDamaged.
+// parseSnapshot returns the state of a snapshot's JSON.
 func parseSnapshot(seq uint64, data []byte) (state.State, error) {
-	var s state.State
-	err := json.Unmarshal(data, &s)
+	return readSnapshot(seq, bytes.NewReader(data))
+}
+
+// readSnapshot decodes a snapshot's JSON. The error is ErrFormat or ErrDamaged.
+func readSnapshot(seq uint64, r io.Reader) (state.State, error) {
+	s, err := state.ReadState(r)
 	switch {
+	case errors.Is(err, ErrFormat):
+		return s, err
 	case errors.Is(err, state.ErrUnknownField):
 		return s, fmt.Errorf("snapshot at event %d: %w: %w", seq, ErrFormat, err)
 	case err == nil && s.Seq != seq:

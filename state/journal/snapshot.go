@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"slices"
@@ -49,7 +48,7 @@ func (j *Journal) Snapshot(s state.State) error {
 	if s.Seq == 0 {
 		return nil
 	}
-	data, err := json.Marshal(s)
+	data, err := s.MarshalJSON()
 	if err != nil {
 		return fmt.Errorf("snapshot: %w", err)
 	}

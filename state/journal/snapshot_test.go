@@ -23,7 +23,7 @@ func TestRetention(t *testing.T) {
 			c := newClock()
 			j, s := mustOpen(t, t.TempDir(), journal.Options{Now: c.now, Retain: retain})
 			states := []state.State{s.Clone()}
-			for n := uint32(1); n <= 400; n++ {
+			for n := uint32(1); n <= 200; n++ {
 				c.at = c.at.Add(time.Second)
 				s = state.Fold(s, mustAppend(t, j, registered(n))[0])
 				states = append(states, s.Clone())
@@ -40,7 +40,7 @@ func TestRetention(t *testing.T) {
 				if kept := st.Last + 1 - st.First; n > 50 && (kept < 50 || kept > 120) {
 					t.Fatalf("at %d: %d events are kept", n, kept)
 				}
-				if n%200 == 0 {
+				if n%100 == 0 {
 					checkStates(t, j, states)
 				}
 			}
