@@ -70,11 +70,8 @@ func (s *Server) recoverPanic(w *answer, r *http.Request) {
 	writeProblem(w, internal, "the daemon hit a fault of its own, which is in its log; please report it")
 }
 
-// bounded gives a handler's backend the time that an answer may take. The
-// request has been read by then, so its own limit ends: net/http would take its
-// expiry for a caller that has gone.
-func (s *Server) bounded(w http.ResponseWriter, r *http.Request) (context.Context, context.CancelFunc) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+// bounded gives a handler's backend the time that an answer may take.
+func (s *Server) bounded(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), s.timing.answer)
 }
 

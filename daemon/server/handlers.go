@@ -47,7 +47,7 @@ func (s *Server) call(handler func(context.Context, request) (any, error)) http.
 			s.writeError(w, r, err)
 			return
 		}
-		ctx, cancel := s.bounded(w, r)
+		ctx, cancel := s.bounded(r)
 		defer cancel()
 		result, err := handler(ctx, req)
 		if err != nil {

@@ -180,6 +180,27 @@ func TestIdleConnectionsPastTheLimitOnlyWait(t *testing.T) {
 	}
 }
 
+func TestConnectionsAreBounded(t *testing.T) {
+	s := start(t, newFake(), func(s *Server) { s.limits.total = 4 })
+	var open []net.Conn
+	for range 4 {
+		open = append(open, s.dial())
+	}
+	waiting := s.dial()
+	if _, err := io.WriteString(waiting, "GET /v1/status HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	_ = waiting.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	if _, err := waiting.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the fifth of four connections was answered: %v", err)
+	}
+	open[0].Close()
+	_ = waiting.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := waiting.Read(make([]byte, 1)); err != nil {
+		t.Errorf("a place was free, and no answer came: %v", err)
+	}
+}
+
 func TestOneNamespaceCannotTakeAllConnections(t *testing.T) {
 	s := start(t, newFake(), func(s *Server) { s.limits.perNetns = 2 })
 	first, second, third := s.dialAs(65534), s.dialAs(65534), s.dialAs(65534)

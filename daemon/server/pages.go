@@ -44,7 +44,7 @@ type readiness struct {
 // readyz answers 200 when the daemon is ready and 503 when it is not, with the
 // problems: as lines, or as JSON where the caller asks for it.
 func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := s.bounded(w, r)
+	ctx, cancel := s.bounded(r)
 	defer cancel()
 	status, err := s.currentStatus(ctx)
 	if err != nil {
@@ -66,7 +66,7 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 
 // page shows the status to people.
 func (s *Server) page(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := s.bounded(w, r)
+	ctx, cancel := s.bounded(r)
 	defer cancel()
 	status, err := s.currentStatus(ctx)
 	if err != nil {

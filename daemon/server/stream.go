@@ -25,7 +25,7 @@ func (s *Server) journal(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	out := s.startStream(w)
+	out := s.newStream(w)
 	if r.Method == http.MethodHead {
 		out.open()
 		return
@@ -53,7 +53,7 @@ func (s *Server) connections(w http.ResponseWriter, r *http.Request) {
 		s.writeError(w, r, err)
 		return
 	}
-	out := s.startStream(w)
+	out := s.newStream(w)
 	if r.Method == http.MethodHead {
 		out.open()
 		return
@@ -164,11 +164,10 @@ type stream struct {
 	patience time.Duration // for a line to be taken
 }
 
-// startStream lifts the limits of a short answer: each line has one of its own.
-func (s *Server) startStream(w http.ResponseWriter) *stream {
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Time{})
-	return &stream{w: w, rc: rc, patience: s.timing.line}
+// newStream makes a stream whose lines have a time limit each, instead of the
+// one that a short answer has in all.
+func (s *Server) newStream(w http.ResponseWriter) *stream {
+	return &stream{w: w, rc: http.NewResponseController(w), patience: s.timing.line}
 }
 
 // open writes the header, once.
