@@ -90,7 +90,7 @@ func TestNothingIsLeftOfABedWhoseProcessWasKilled(t *testing.T) {
 func traces(t *testing.T, id string) (left []string) {
 	t.Helper()
 	for _, pattern := range []string{
-		"/run/netns/lictor-" + id + "*", "/sys/fs/bpf/lictor-" + id, sandbox.Registry + "/" + id,
+		sandbox.Registry + "/" + id + "/netns/*", "/sys/fs/bpf/lictor-" + id, sandbox.Registry + "/" + id,
 		filepath.Join(testenv.CgroupRoot(t), "lictor-"+id), filepath.Join(os.TempDir(), "lictor-"+id),
 	} {
 		found, err := filepath.Glob(pattern)

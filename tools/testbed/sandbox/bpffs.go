@@ -15,6 +15,9 @@ const bpffsMount = "/sys/fs/bpf"
 // BPFFS makes a directory on the machine's bpffs, which is mounted when it is
 // not there yet, and stays mounted.
 func (r *Run) BPFFS(elem ...string) (string, error) {
+	if r.isClosed() {
+		return "", fmt.Errorf("make bpffs directory: %w", errClosed)
+	}
 	unlock, err := lockRegistry() // two mounts on one point would hide each other's pins
 	if err != nil {
 		return "", err

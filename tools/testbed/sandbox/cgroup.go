@@ -43,6 +43,9 @@ func mountOf(lines *bufio.Scanner, fstype string) (string, error) {
 // Cgroup makes a cgroup below the run's own and returns its directory; without
 // elem it is the run's own.
 func (r *Run) Cgroup(elem ...string) (string, error) {
+	if r.isClosed() {
+		return "", fmt.Errorf("make cgroup: %w", errClosed)
+	}
 	root := cgroupPath(r.info.ID)
 	if root == "" {
 		return "", errors.New("make cgroup: no cgroup2 mount: mount -t cgroup2 none /sys/fs/cgroup/unified")

@@ -11,24 +11,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// netnsDir is where iproute2 looks for names, so that `ip netns exec` works.
-const netnsDir = "/run/netns"
-
-// Netns is a named network namespace. Its methods may be called concurrently.
+// Netns is a network namespace that a file keeps alive. Its methods may be
+// called concurrently.
 type Netns struct {
-	Name string // as `ip netns` knows it
-	Path string // of the file that keeps it alive
+	Name string
+	Path string // of the file, which is what others are told: nsenter, lictor register --netns
 	file *os.File
 }
 
-// Netns makes a network namespace with its loopback up, named after the run and
-// the given name. It lasts until the run is closed, or [Run.RemoveNetns].
+// netnsDir is the run's own and not /run/netns: the first `ip netns add` on a
+// machine mounts that directory over itself, and what was mounted in it before
+// can then not be removed any more.
+func netnsDir(id string) string { return filepath.Join(Registry, id, "netns") }
+
+// Netns makes a network namespace with its loopback up. Its name is unique in
+// the run. It lasts until the run is closed, or [Run.RemoveNetns].
 func (r *Run) Netns(name string) (*Netns, error) {
-	if err := os.MkdirAll(netnsDir, 0o755); err != nil {
+	r.mu.Lock() // until it is noted, so that Close misses none
+	defer r.mu.Unlock()
+	if r.closed {
+		return nil, fmt.Errorf("make network namespace: %w", errClosed)
+	}
+	dir := netnsDir(r.info.ID)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("make network namespace: %w", err)
 	}
-	n := &Netns{Name: r.Name() + "-" + name}
-	n.Path = filepath.Join(netnsDir, n.Name)
+	n := &Netns{Name: name, Path: filepath.Join(dir, name)}
 	mount, err := os.OpenFile(n.Path, os.O_CREATE|os.O_EXCL, 0o444)
 	if err != nil {
 		return nil, fmt.Errorf("make network namespace: %w", err)
@@ -41,11 +49,6 @@ func (r *Run) Netns(name string) (*Netns, error) {
 	}
 	if n.file, err = os.Open(n.Path); err != nil {
 		return nil, errors.Join(fmt.Errorf("open network namespace: %w", err), unnameNetns(n.Path))
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.closed {
-		return nil, errors.Join(errors.New("make network namespace: run is closed"), n.file.Close(), unnameNetns(n.Path))
 	}
 	r.netns = append(r.netns, n)
 	return n, nil

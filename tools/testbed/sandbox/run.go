@@ -37,6 +37,9 @@ type Info struct {
 	Started time.Time `json:"started"`
 }
 
+// errClosed is returned for what is asked of a run after Close.
+var errClosed = errors.New("the run is closed")
+
 // Run owns everything that was made through it. Its methods may be called
 // concurrently. The zero value is of no use; see [Open].
 type Run struct {
@@ -82,18 +85,26 @@ func Open() (*Run, error) {
 // ID names the run: the pid of its process and a few random letters.
 func (r *Run) ID() string { return r.info.ID }
 
-// Name is what the names of the run's cgroup and directories are, and what
-// those of its namespaces begin with.
+// Name is that of the run's cgroup and of its directories.
 func (r *Run) Name() string { return prefix + r.info.ID }
 
 // Dir makes and returns a directory below the run's own, on the machine's
 // temporary file system.
 func (r *Run) Dir(elem ...string) (string, error) {
+	if r.isClosed() {
+		return "", fmt.Errorf("make directory: %w", errClosed)
+	}
 	dir := filepath.Join(append([]string{tempDir(r.info.ID)}, elem...)...)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return "", fmt.Errorf("make directory of run: %w", err)
 	}
 	return dir, nil
+}
+
+func (r *Run) isClosed() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.closed
 }
 
 // Close kills every process in the run's cgroup and removes all that the run

@@ -71,6 +71,11 @@ func TestAClosedRunMakesNothing(t *testing.T) {
 	if ns, err := run.Netns("late"); err == nil {
 		t.Errorf("made %s after Close", ns.Path)
 	}
+	for what, make := range map[string]func(...string) (string, error){"directory": run.Dir, "cgroup": run.Cgroup, "pins": run.BPFFS} {
+		if path, err := make("late"); err == nil {
+			t.Errorf("made %s %s after Close", what, path)
+		}
+	}
 }
 
 func TestListShowsTheLivingAndSweepTakesTheDead(t *testing.T) {

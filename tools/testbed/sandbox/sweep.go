@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -88,7 +87,7 @@ func inspect(path string) (info Info, held bool) {
 func remove(id string) error {
 	errs := []error{
 		RemoveCgroup(cgroupPath(id)), // first: processes pin namespaces and write to directories
-		removeNetns(prefix + id),
+		removeNetns(id),
 		removeTree(bpffsPath(id)),
 		removeTree(tempDir(id)),
 	}
@@ -105,10 +104,10 @@ func removeTree(path string) error {
 	return os.RemoveAll(path)
 }
 
-// removeNetns unmounts and deletes the named namespaces of a run. A namespace
+// removeNetns takes away what keeps the namespaces of a run alive. A namespace
 // lives on while a process or a socket is in it; its links go with it.
-func removeNetns(name string) error {
-	entries, err := os.ReadDir(netnsDir)
+func removeNetns(id string) error {
+	entries, err := os.ReadDir(netnsDir(id))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -117,10 +116,7 @@ func removeNetns(name string) error {
 	}
 	var errs []error
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), name+"-") {
-			continue
-		}
-		errs = append(errs, unnameNetns(filepath.Join(netnsDir, e.Name())))
+		errs = append(errs, unnameNetns(filepath.Join(netnsDir(id), e.Name())))
 	}
 	return errors.Join(errs...)
 }

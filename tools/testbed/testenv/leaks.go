@@ -20,8 +20,8 @@ import (
 const settle = 3 * time.Second
 
 // NoLeaks fails the test when at its end there are goroutines, file
-// descriptors, child processes, or this process's named network namespaces,
-// cgroups or bpffs directories which were not there when NoLeaks was called.
+// descriptors, child processes, or runs of this process with their network
+// namespaces, cgroups, bpffs directories and files which were not there when NoLeaks was called.
 // Call it before anything that registers a clean-up. Tests that use it cannot
 // run in parallel with others.
 func NoLeaks(t testing.TB) {
@@ -105,7 +105,7 @@ func children() (out []string) {
 
 // made lists what bears the name of a run of this process.
 func made() (out []string) {
-	dirs := []string{"/run/netns", "/sys/fs/bpf", os.TempDir(), sandbox.Registry}
+	dirs := []string{"/sys/fs/bpf", os.TempDir(), sandbox.Registry}
 	if root, err := sandbox.CgroupRoot(); err == nil {
 		dirs = append(dirs, root)
 	}
