@@ -1,0 +1,128 @@
+// Package e2e shows that the promises of the README hold, with real Consul
+// servers, real Envoys and the binaries that `make build` makes. Each file is
+// named after what it shows.
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/testbed/bed"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
+)
+
+// world is a mesh with one host on which lictord is ready.
+type world struct {
+	testing.TB
+	ctx     context.Context
+	bed     *bed.Bed
+	cluster *bed.Cluster
+	host    *bed.Host
+	lictor  *bed.Lictor
+}
+
+// newWorld makes a mesh of that many Consul servers; everything is gone, and
+// checked to be, when the test ends.
+func newWorld(t testing.TB, servers int, within time.Duration, args ...string) *world {
+	t.Helper()
+	testenv.Privileged(t)
+	testenv.NoLeaks(t) // before ForTest, so that it looks after everything is gone
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	t.Cleanup(cancel)
+	w := &world{TB: t, ctx: ctx, bed: bed.ForTest(t)}
+	var err error
+	w.cluster, err = w.bed.StartCluster(ctx, bed.ClusterOptions{Servers: servers})
+	w.must(err)
+	w.host, err = w.bed.NewHost("host-1")
+	w.must(err)
+	w.lictor, err = w.host.StartLictor(bed.LictorOptions{Cluster: w.cluster, Args: args})
+	w.must(err)
+	w.must(w.lictor.WaitReady(ctx))
+	return w
+}
+
+func (w *world) must(err error) {
+	w.Helper()
+	if err != nil {
+		w.Fatal(err)
+	}
+}
+
+// cli runs a command of lictor's in the host's namespace and returns its output.
+func (w *world) cli(args ...string) string {
+	w.Helper()
+	out, err := w.lictor.CLI(w.ctx, w.host.Node, args...)
+	w.must(err)
+	return string(out)
+}
+
+// member is a pod with a service, its proxy, and what lictord promised it.
+type member struct {
+	pod   *bed.Pod
+	proxy bed.Proxy
+	v1.Registered
+}
+
+// vip is where the member's Envoy connects to.
+func (m member) vip() netip.AddrPort {
+	return netip.AddrPortFrom(netip.MustParseAddr(m.VIP), m.Port)
+}
+
+// join makes a pod, registers its service with Consul, and its proxy with
+// lictord from the pod's own namespace.
+func (w *world) join(name string) member {
+	w.Helper()
+	pod, err := w.host.NewPod(name)
+	w.must(err)
+	proxy, err := w.cluster.Register(w.ctx, bed.Service{Name: name, Pod: pod})
+	w.must(err)
+	return member{pod, proxy, w.register(pod.Node, proxy)}
+}
+
+// register registers a proxy with lictord from a node's namespace.
+func (w *world) register(from *bed.Node, p bed.Proxy) v1.Registered {
+	w.Helper()
+	out, err := w.lictor.CLI(w.ctx, from, "register", p.ID, "--node-name", p.NodeName, "--json")
+	w.must(err)
+	var r v1.Registered
+	w.must(json.Unmarshal(out, &r))
+	return r
+}
+
+// envoy starts a real Envoy with the bootstrap that lictord gives.
+func (w *world) envoy(m member) *bed.Envoy {
+	w.Helper()
+	doc, err := w.lictor.CLI(w.ctx, m.pod.Node, "bootstrap", m.proxy.ID)
+	w.must(err)
+	e, err := m.pod.StartEnvoy(w.ctx, bed.EnvoyOptions{Bootstrap: doc})
+	w.must(err)
+	return e
+}
+
+// eventually waits until ok says nil, and fails with its last complaint.
+func (w *world) eventually(within time.Duration, ok func() error) {
+	w.Helper()
+	deadline := time.Now().Add(within)
+	for {
+		err := ok()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.Fatalf("not within %v: %v", within, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func expect[T comparable](what string, got, want T) error {
+	if got != want {
+		return fmt.Errorf("%s is %v, not %v", what, got, want)
+	}
+	return nil
+}
