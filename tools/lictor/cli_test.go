@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
+	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +31,12 @@ var today = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"lictor": func() { os.Exit(run(context.Background(), scriptEnvironment(), os.Args[1:])) },
+		"lictor": func() {
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+			status := run(ctx, scriptEnvironment(), os.Args[1:])
+			stop()
+			os.Exit(status)
+		},
 	})
 }
 
@@ -73,6 +80,7 @@ func TestScripts(t *testing.T) {
 			"journal": makeJournal,
 			"mode":    fileMode,
 			"damage":  damageFile,
+			"await":   awaitLine,
 		},
 	})
 }
@@ -189,4 +197,24 @@ func damageFile(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%q is not in %s", args[1], path)
 	}
 	ts.Check(os.WriteFile(path, []byte(changed), 0o600))
+}
+
+// awaitLine is "await FILE TEXT [N]": it waits until the text stands in the
+// file, N times.
+func awaitLine(ts *testscript.TestScript, _ bool, args []string) {
+	times := 1
+	if len(args) > 2 {
+		var err error
+		times, err = strconv.Atoi(args[2])
+		ts.Check(err)
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		content, _ := os.ReadFile(ts.MkAbs(args[0]))
+		if strings.Count(string(content), args[1]) >= times {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%q does not come to stand in %s: %q", args[1], args[0], content)
+		}
+	}
 }

@@ -6,21 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
 
-// errStreamEnded is told to who follows a daemon that stops.
-var errStreamEnded = errors.New("lictord has stopped, or is starting anew; run the command again to go on")
+// comeBack is how often a daemon that has gone is tried again.
+const comeBack = 500 * time.Millisecond
 
 func (a *app) eventsCommand() *cobra.Command {
 	var follow, connections bool
 	var since uint64
 	c := a.command("events", "show what was decided, or what connections do",
 		`Shows the journal's events: what was registered, placed, drained. With --follow those to
-come, from now on or after --since.
+come, from now on or after --since, until it is interrupted, also over restarts of lictord.
 
 With --connections it shows connections as the kernel reports them, from now on: one line
 for each that was established, failed, closed, bounced or denied. They are not kept.`, nil)
@@ -32,33 +33,70 @@ for each that was established, failed, closed, bounced or denied. They are not k
 		client := a.client()
 		defer client.Close()
 		ctx := c.Context()
-		var err error
-		if connections {
-			follow = true
-			err = client.Connections(ctx, a.showConnection)
-		} else {
-			if follow && !c.Flags().Changed("since") {
-				status, err := client.Status(ctx)
-				if err != nil {
-					return err
-				}
-				since = status.Journal.Seq
-			}
-			err = client.Journal(ctx, since, follow, a.showEvent)
-		}
 		switch {
-		case follow && err == nil:
-			return errStreamEnded
-		case follow && ctx.Err() != nil:
-			return nil // interrupted, the way to end it
+		case connections:
+			return a.follow(ctx, func() error { return client.Connections(ctx, a.showConnection) })
+		case !follow:
+			return client.Journal(ctx, since, false, a.showEvent)
 		}
-		return err
+		if !c.Flags().Changed("since") {
+			status, err := client.Status(ctx)
+			if err != nil {
+				return err
+			}
+			since = status.Journal.Seq
+		}
+		return a.follow(ctx, func() error {
+			return client.Journal(ctx, since, true, func(event v1.JournalEvent) error {
+				since = event.Seq // where to go on with the next daemon
+				return a.showEvent(event)
+			})
+		})
 	}
 	flags := c.Flags()
 	flags.BoolVarP(&follow, "follow", "f", false, "go on with events as they happen")
 	flags.Uint64Var(&since, "since", 0, "begin after this sequence number")
 	flags.BoolVar(&connections, "connections", false, "show connections instead of the journal")
 	return c
+}
+
+// follow reads a stream until it is interrupted, which is the way to end it. A
+// daemon that goes away, as it does for an upgrade, is waited for; one that was
+// never there, or refuses, is an error.
+func (a *app) follow(ctx context.Context, stream func() error) error {
+	for reached := false; ; {
+		err := stream()
+		if ctx.Err() != nil {
+			return nil
+		}
+		var absent *v1.ConnectError
+		var refusal *v1.ProblemError
+		var output *outputError
+		gone := errors.As(err, &absent)
+		if errors.As(err, &refusal) || errors.As(err, &output) || gone && !reached {
+			return err
+		}
+		if !gone {
+			reached = true
+			_, _ = fmt.Fprintln(a.stderr, "lictor: lictord has gone away; waiting for it to come back")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(comeBack):
+		}
+	}
+}
+
+// outputError is that of writing to stdout.
+type outputError struct{ error }
+
+// written marks an error of stdout, nil staying nil.
+func written(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &outputError{err}
 }
 
 func (a *app) historyCommand() *cobra.Command {
@@ -95,11 +133,11 @@ func (a *app) historyCommand() *cobra.Command {
 // showEvent writes one event of the journal.
 func (a *app) showEvent(event v1.JournalEvent) error {
 	if a.json {
-		return a.writeLine(event)
+		return written(a.writeLine(event))
 	}
 	_, err := fmt.Fprintf(a.stdout, "%s  %6d  %-17s  %s\n",
 		a.clock(event.Time), event.Seq, clean(event.Kind), clean(eventText(event)))
-	return err
+	return written(err)
 }
 
 // eventData is what any event of the journal may say, by its names there.
@@ -163,11 +201,11 @@ func words(all ...string) string { return strings.Join(strings.Fields(strings.Jo
 // showConnection writes one connection event.
 func (a *app) showConnection(e v1.ConnectionEvent) error {
 	if a.json {
-		return a.writeLine(e)
+		return written(a.writeLine(e))
 	}
 	_, err := fmt.Fprintf(a.stdout, "%s  %-12s  %s\n",
 		e.Time.In(a.zone).Format("15:04:05.000"), clean(e.Kind), clean(connectionText(e)))
-	return err
+	return written(err)
 }
 
 func connectionText(e v1.ConnectionEvent) string {
