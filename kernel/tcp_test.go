@@ -1,0 +1,439 @@
+package kernel
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// hangUp closes at once, in order.
+func hangUp(net.Conn) {}
+
+// reset closes by a reset at the client's first word.
+func reset(conn net.Conn) {
+	conn.Read(make([]byte, 1))       //nolint:errcheck // the test sees no reset then
+	conn.(*net.TCPConn).SetLinger(0) //nolint:errcheck // nor here
+}
+
+// say sends n bytes, then waits for the client.
+func say(n int) func(net.Conn) {
+	return func(conn net.Conn) {
+		if _, err := conn.Write(make([]byte, n)); err == nil {
+			io.Copy(io.Discard, conn) //nolint:errcheck // ends with the client
+		}
+	}
+}
+
+func hear1(t *testing.T, conn net.Conn, n int) {
+	t.Helper()
+	conn.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read says it
+	if _, err := io.ReadFull(conn, make([]byte, n)); err != nil {
+		t.Error(err)
+	}
+}
+
+func hearEnd(conn net.Conn) {
+	conn.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read ends either way
+	io.Copy(io.Discard, conn)                          //nolint:errcheck // an end or a reset
+}
+
+// The table of FIELD_NOTES section 3: first exits from ESTABLISHED.
+func TestBounces(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		window  time.Duration
+		server  func(net.Conn)
+		client  func(*rig, net.Conn)
+		bounced bool
+		served  bool // what was held down before is forgiven
+	}{
+		{"the server closes", time.Minute, hangUp, func(_ *rig, c net.Conn) { hearEnd(c) }, true, false},
+		{"the server resets", time.Minute, reset, func(_ *rig, c net.Conn) { c.Write([]byte("x")); hearEnd(c) }, true, false},
+		{"the client closes after a refusal", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310) }, true, false},
+		{"the client closes after being served", time.Minute, say(1000), func(r *rig, c net.Conn) { hear1(r.t, c, 1000) }, false, true},
+		{"the client aborts", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); linger(r.t, c) }, false, false},
+		{"the socket is destroyed", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); r.destroy(c) }, false, false},
+		{"the server closes after the window", time.Millisecond, func(net.Conn) { time.Sleep(20 * time.Millisecond) }, func(_ *rig, c net.Conn) { hearEnd(c) }, false, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, func(cfg *Config) { cfg.BounceWindow = c.window })
+			s := r.serve(1, "127.0.0.1:0", c.server)
+			r.put(vip4, s.Backend)
+			conn, err := r.dial(vip4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.client(r, conn)
+			conn.Close()
+			want := Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1}
+			if c.bounced {
+				want.Bounced = 1
+			}
+			r.wantCounters(1, want)
+			holds := must(r.k.VIPState(5)).Holds
+			if held := len(holds) == 1 && holds[0].Slot == 1 && holds[0].Reason == HoldBounced; held != c.bounced {
+				t.Errorf("holds %+v, want a bounce: %v", holds, c.bounced)
+			}
+		})
+	}
+}
+
+// destroy does what a drain does to a socket.
+func (r *rig) destroy(conn net.Conn) {
+	r.t.Helper()
+	err := r.ns.Do(func() error { return netlink.SocketDestroy(conn.LocalAddr(), r.serverOf(conn)) })
+	if err != nil {
+		r.t.Error(err)
+	}
+}
+
+// serverOf is the real peer of a connection, whatever it sees itself.
+func (r *rig) serverOf(net.Conn) net.Addr {
+	r.t.Helper()
+	sockets := must(r.k.Sockets())
+	if len(sockets) != 1 {
+		r.t.Fatalf("sockets %+v, want one", sockets)
+	}
+	return net.TCPAddrFromAddrPort(sockets[0].Server)
+}
+
+func TestAKilledProcessIsNoBounce(t *testing.T) {
+	r := newRig(t)
+	s := r.serve(1, "127.0.0.1:0", say(310))
+	r.put(vip4, s.Backend)
+	const script = `import socket,sys,time
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+got = 0
+while got < 310: got += len(s.recv(310))
+print("ready", flush=True)
+time.sleep(60)`
+	child := exec.Command("python3", "-c", script, vip4.Addr().String(), "8702")
+	out := must(child.StdoutPipe())
+	if err := r.ns.Do(child.Start); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+		t.Error(err)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	if err := child.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Error(err)
+	}
+	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1})
+	if holds := must(r.k.VIPState(5)).Holds; len(holds) != 0 {
+		t.Errorf("holds %+v", holds)
+	}
+}
+
+// closedPort is a server that refuses.
+func (r *rig) closedPort(slot uint16) Backend {
+	r.t.Helper()
+	s := r.serve(slot, "127.0.0.1:0", hangUp)
+	s.l.Close()
+	s.wg.Wait()
+	return s.Backend
+}
+
+func TestFailover(t *testing.T) {
+	r := newRig(t)
+	dead := r.closedPort(1)
+	bouncing := r.serve(2, "127.0.0.1:0", hangUp)
+	good := r.serve(3, "127.0.0.1:0", echo)
+	r.put(vip4, dead, bouncing.Backend, good.Backend)
+
+	r.wantErr(vip4, syscall.ECONNREFUSED)
+	conn, err := r.dial(vip4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hearEnd(conn)
+	conn.Close()
+	r.wantCounters(2, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1, Bounced: 1})
+	for range 3 {
+		if got := r.reach(vip4); got != good.Addr.String() {
+			t.Fatalf("reached %s, want the third server", got)
+		}
+		// A young connection of the test's own; the server has not refused.
+		eventually(t, "third server's close", func() bool { return must(r.k.Servers())[3].Active() == 0 })
+		if err := r.k.objs.VipState.Update(uint32(5), withoutHold(r, 3), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Failed: 1})
+
+	st := must(r.k.VIPState(5))
+	reasons := map[uint16]HoldReason{}
+	for _, h := range st.Holds {
+		reasons[h.Slot] = h.Reason
+	}
+	if len(reasons) != 2 || reasons[1] != HoldFailed || reasons[2] != HoldBounced {
+		t.Errorf("holds %+v, want server 1 failed and 2 bounced", st.Holds)
+	}
+
+	// A reset says that nobody listens there: every VIP of the host passes that
+	// server over. A bounce was for the one VIP.
+	other := VIP{Key: VIPKey{Addr: netip.MustParseAddrPort("239.77.0.6:8702"), Proto: ProtoTCP}, Slot: 6, Set: 1,
+		Owner: Owner{Kind: OwnerAny}, Ranked: []Backend{dead, good.Backend}}
+	r.putVIP(other)
+	if got := r.reach(other.Key.Addr); got != good.Addr.String() {
+		t.Errorf("another VIP reached %s", got)
+	}
+	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Failed: 1})
+	if at := must(r.k.Refused()); len(at) != 1 || at[1] == 0 || at[1] > r.k.Now() {
+		t.Errorf("refused %v, want server 1", at)
+	}
+}
+
+// withoutHold is the state of slot 5 without the hold of one server.
+func withoutHold(r *rig, slot uint16) (w lictorVipWords) {
+	r.t.Helper()
+	if err := r.k.objs.VipState.Lookup(uint32(5), &w); err != nil {
+		r.t.Fatal(err)
+	}
+	for i := range w.Holds {
+		if w.Holds[i].Slot == slot {
+			w.Holds[i] = lictorHold{}
+		}
+	}
+	return w
+}
+
+func TestAServerThatAnswersAgainIsForgiven(t *testing.T) {
+	r := newRig(t, neverBounced)
+	s := r.serve(1, "127.0.0.1:0", echo)
+	dead := r.closedPort(1) // the same server, while it was down
+	r.put(vip4, dead)
+	r.wantErr(vip4, syscall.ECONNREFUSED)
+	r.put(vip4, s.Backend)
+	r.reach(vip4) // all are held: one connect may try
+	eventually(t, "forgiveness", func() bool {
+		st := must(r.k.VIPState(5))
+		return len(st.Holds) == 0 && st.WaitUntil == 0 && len(must(r.k.Refused())) == 0
+	})
+}
+
+func TestWaiting(t *testing.T) {
+	r := newRig(t)
+	a, b := r.closedPort(1), r.closedPort(2)
+	r.put(vip4, a, b)
+	tries := func() uint64 { return r.counters(1).Failed + r.counters(2).Failed }
+	for range 3 { // each rank once, without a wait, and one more try
+		r.wantErr(vip4, syscall.ECONNREFUSED)
+	}
+	if got := tries(); got != 3 {
+		t.Fatalf("%d connects reached a server, want 3", got)
+	}
+	for range 5 {
+		r.wantErr(vip4, syscall.ECONNREFUSED)
+	}
+	if got := tries(); got != 3 {
+		t.Errorf("%d connects reached a server while the VIP waits", got-3)
+	}
+	if got := r.reasons()[ReasonWaiting]; got != 5 {
+		t.Errorf("counted %d waiting, want 5", got)
+	}
+	if until := must(r.k.VIPState(5)).WaitUntil; until < r.k.Now()+40*time.Second || until > r.k.Now()+80*time.Second {
+		t.Errorf("waits until %v, now it is %v; want a minute, jittered", until, r.k.Now())
+	}
+	// A new set of servers ends the wait, here with room.
+	good := r.serve(3, "127.0.0.1:0", echo)
+	r.putVIP(VIP{Key: VIPKey{Addr: vip4, Proto: ProtoTCP}, Slot: 5, Set: 2, Owner: Owner{Kind: OwnerAny}, Ranked: []Backend{a, b}})
+	r.wantErr(vip4, syscall.ECONNREFUSED)
+	if got := tries(); got != 4 {
+		t.Errorf("a new set of servers let %d connects through, want 1", got-3)
+	}
+	r.put(vip4, a, b, good.Backend)
+	if got := r.reach(vip4); got != good.Addr.String() {
+		t.Errorf("reached %s", got)
+	}
+}
+
+func TestWaitDoubles(t *testing.T) {
+	r := newRig(t, func(c *Config) { c.WaitMin, c.WaitMax = 8*time.Millisecond, 32*time.Millisecond })
+	r.put(vip4, r.closedPort(1))
+	var got []uint32
+	for range 6 {
+		before := r.counters(1).Failed
+		eventually(t, "another try", func() bool {
+			r.wantErr(vip4, syscall.ECONNREFUSED)
+			return r.counters(1).Failed > before
+		})
+		var w lictorVipWords
+		if err := r.k.objs.VipState.Lookup(uint32(5), &w); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, w.WaitMs)
+		// A test that was slept through starts over: that is the rule, too.
+		if n := len(got); n > 1 && got[n-1] == 8 && time.Duration(w.LastAt) > 0 {
+			got = got[n-1:]
+		}
+	}
+	for i, ms := range got {
+		if i > 0 && ms != min(2*got[i-1], 32) && !(got[i-1] == 0 && ms == 8) {
+			t.Errorf("waits %v ms", got)
+		}
+	}
+}
+
+func TestLocalFailure(t *testing.T) {
+	for name, sameThread := range map[string]bool{"noticed by the same thread": true, "noticed by another": false} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			events := r.listen()
+			nowhere := Backend{Slot: 1, Addr: netip.MustParseAddrPort("198.51.100.7:8502")} // no route in the namespace
+			good := r.serve(2, "127.0.0.1:0", echo)
+			r.put(vip4, nowhere, good.Backend)
+			if sameThread {
+				err := r.ns.Do(func() error {
+					if err := connectOnce(vip4); err != unix.ENETUNREACH {
+						t.Errorf("first connect: %v", err)
+					}
+					return connectOnce(vip4)
+				})
+				if err != nil {
+					t.Errorf("second connect: %v", err)
+				}
+			} else {
+				r.wantErr(vip4, syscall.ENETUNREACH)
+				time.Sleep(30 * time.Millisecond) // longer than a connect takes that is under way
+				r.reach(vip4)
+			}
+			r.wantCounters(1, Counters{Redirected: 1})
+			if c := r.counters(2); c.Established != 1 {
+				t.Errorf("second server counted %+v", c)
+			}
+			e := events.want(EventFailedLocal)
+			if e.Slot != 1 || e.Server != nowhere.Addr || e.VIP != vip4 || e.PID != uint32(os.Getpid()) {
+				t.Errorf("event %+v", e)
+			}
+			events.stop()
+		})
+	}
+}
+
+func connectOnce(to netip.AddrPort) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, sockaddr(to))
+}
+
+func TestAConnectThatWaitedForItsSYNIsAFailure(t *testing.T) {
+	r := newRig(t)
+	deaf := r.deaf(1)
+	good := r.serve(2, "127.0.0.1:0", echo)
+	r.put(vip4, deaf, good.Backend)
+	for _, c := range []struct {
+		patience time.Duration
+		held     int
+	}{{time.Millisecond, 0}, {400 * time.Millisecond, 1}} {
+		err := r.ns.Do(func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			if err := unix.Connect(fd, sockaddr(vip4)); err != unix.EINPROGRESS {
+				t.Errorf("connect: %v", err)
+			}
+			time.Sleep(c.patience)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if holds := must(r.k.VIPState(5)).Holds; len(holds) != c.held && c.held == 1 {
+			t.Errorf("given up after %v: holds %+v", c.patience, holds)
+		}
+	}
+	r.wantCounters(1, Counters{Redirected: 2, Attempted: 2, Failed: 2})
+	if got := r.reach(vip4); got != good.Addr.String() {
+		t.Errorf("reached %s", got)
+	}
+}
+
+// deaf is a server that answers no SYN: its backlog is full.
+func (r *rig) deaf(slot uint16) (b Backend) {
+	r.t.Helper()
+	err := r.ns.Do(func() error {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		r.t.Cleanup(func() { unix.Close(fd) })
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+			return err
+		}
+		if err := unix.Listen(fd, 0); err != nil {
+			return err
+		}
+		sa, err := unix.Getsockname(fd)
+		if err != nil {
+			return err
+		}
+		b = Backend{Slot: slot, Addr: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port))}
+		for range 2 { // fills it
+			c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+			if err != nil {
+				return err
+			}
+			r.t.Cleanup(func() { unix.Close(c) })
+			if err := unix.Connect(c, sockaddr(b.Addr)); err != nil && err != unix.EINPROGRESS {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return b
+}
+
+func TestAVanishedServerIsNoticedAndHeldDown(t *testing.T) {
+	r := newRig(t)
+	s := r.serve(1, "127.0.0.1:0", echo)
+	r.put(vip4, s.Backend)
+	conn, err := r.dial(vip4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	readName(t, conn)
+	err = r.ns.Do(func() error {
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return err
+		}
+		return netlink.LinkSetDown(lo)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write([]byte("anybody there?")); err != nil {
+		t.Error(err)
+	}
+	conn.SetReadDeadline(time.Now().Add(30 * time.Second)) //nolint:errcheck // the read says it
+	start := time.Now()
+	if n, err := conn.Read(make([]byte, 1)); err == nil || os.IsTimeout(err) && time.Since(start) >= 30*time.Second {
+		t.Errorf("read %d bytes, %v", n, err)
+	}
+	t.Logf("noticed after %v", time.Since(start))
+	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1})
+	if holds := must(r.k.VIPState(5)).Holds; len(holds) != 1 || holds[0].Reason != HoldFailed {
+		t.Errorf("holds %+v", holds)
+	}
+}
