@@ -175,7 +175,7 @@ func TestSnapshotUnderLoad(t *testing.T) {
 				}
 				h.mustRegister(names(400)...)
 				for _, id := range names(400)[:399] {
-					go func() { _ = h.r.Deregister(h.t.Context(), id, state.LeaveOperator, nil) }()
+					go func() { _ = h.r.Deregister(t.Context(), id, state.LeaveOperator, nil) }()
 				}
 				h.mustDeregister("proxy-399")
 			}

@@ -108,7 +108,8 @@ func TestKernelAheadOfItsJournal(t *testing.T) {
 		h.servers("s1", "s2")
 		h.mustRegister("a")
 		h.settle()
-		backup := h.copyDisk()
+		backup := t.TempDir()
+		h.copyDisk(backup)
 		b := h.mustRegister("b")[0]
 		h.stop()
 		h.dir = backup

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -16,6 +17,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"pgregory.net/rapid"
+
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
@@ -26,7 +29,7 @@ import (
 // lives in a bubble of testing/synctest: its time is false, and whoever leaves
 // a goroutine behind fails. Every daemon's end is checked, see stop.
 type host struct {
-	t    testing.TB
+	t    rapid.TB
 	dir  string
 	maps *fakeMaps
 	boot string
@@ -58,7 +61,7 @@ func on(t *testing.T, test func(t *testing.T, h *host)) {
 	})
 }
 
-func newHost(t testing.TB, dir string) *host {
+func newHost(t rapid.TB, dir string) *host {
 	return &host{
 		t: t, dir: dir, maps: newFakeMaps(), boot: "boot-1",
 		seen: &observer{placed: map[state.PlaceReason]int{}}, logs: &buffer{},
@@ -72,7 +75,7 @@ func (h *host) start() { h.startKilled(-1) }
 // come up.
 func (h *host) startKilled(steps int) {
 	h.t.Helper()
-	j, s, err := journal.Open(context.Background(), filepath.Join(h.dir, "state"), journal.Options{
+	j, s, err := journal.Open(h.ctx(), filepath.Join(h.dir, "state"), journal.Options{
 		NoSync: true, // a kill loses nothing that was written
 		Fault: func() error {
 			if fault := h.fault.Load(); fault != nil {
@@ -109,7 +112,7 @@ func (h *host) startKilled(steps int) {
 		h.r = nil
 		return
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(h.ctx())
 	r, ended := h.r, make(chan error, 1)
 	h.cancel, h.ended = cancel, ended
 	go func() { ended <- r.Run(ctx) }()
@@ -182,7 +185,7 @@ func (h *host) reboot() {
 // replayed is the state that the next daemon would start with.
 func (h *host) replayed() state.State {
 	h.t.Helper()
-	j, s, err := journal.Open(context.Background(), filepath.Join(h.dir, "state"), journal.Options{NoSync: true})
+	j, s, err := journal.Open(h.ctx(), filepath.Join(h.dir, "state"), journal.Options{NoSync: true})
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -223,7 +226,7 @@ func (h *host) settle() {
 }
 
 func (h *host) register(id string) (View, error) {
-	return h.r.Register(h.t.Context(), request(id))
+	return h.r.Register(h.ctx(), request(id))
 }
 
 func (h *host) mustRegister(ids ...string) []View {
@@ -245,7 +248,7 @@ func (h *host) mustRegister(ids ...string) []View {
 
 func (h *host) mustDeregister(id string) {
 	h.t.Helper()
-	if err := h.r.Deregister(h.t.Context(), id, state.LeaveOperator, nil); err != nil {
+	if err := h.r.Deregister(h.ctx(), id, state.LeaveOperator, nil); err != nil {
 		h.t.Fatalf("deregister %s: %v", id, err)
 	}
 }
@@ -259,7 +262,7 @@ func (h *host) servers(names ...string) {
 
 func (h *host) snapshot() Snapshot {
 	h.t.Helper()
-	snap, err := h.r.Snapshot(h.t.Context())
+	snap, err := h.r.Snapshot(h.ctx())
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -283,7 +286,8 @@ func (h *host) entry(vip netip.Addr) (kernel.VIP, bool) {
 	return v, ok
 }
 
-// inForce fails the test unless connects to a proxy's VIP reach its first server.
+// inForce fails the test unless connects to a proxy's VIP reach the first of its
+// servers that may be used.
 func (h *host) inForce(id string) kernel.VIP {
 	h.t.Helper()
 	snap := h.snapshot()
@@ -291,13 +295,20 @@ func (h *host) inForce(id string) kernel.VIP {
 	if p == nil {
 		h.t.Fatalf("proxy %s is not registered", id)
 	}
+	var want uint16
+	for _, server := range p.Ranked {
+		if reconcile.Usable(snap.State, server) {
+			want = snap.Slots[server]
+			break
+		}
+	}
 	e, ok := h.entry(p.VIP)
 	switch {
 	case !ok:
 		h.t.Errorf("proxy %s: no entry for %s", id, p.VIP)
-	case e.Slot != p.Index || e.Owner.ID != p.Owner.ID:
+	case e.Slot != p.Index || e.Owner.ID != p.Owner.ID && e.Owner.Kind != kernel.OwnerUnresolved:
 		h.t.Errorf("proxy %s: entry %+v is not that of %+v", id, e, *p)
-	case len(p.Ranked) > 0 && (len(e.Ranked) == 0 || e.Ranked[0].Slot != snap.Slots[p.Ranked[0]]):
+	case want != 0 && (len(e.Ranked) == 0 || e.Ranked[0].Slot != want):
 		h.t.Errorf("proxy %s: entry leads to %+v, placed on %v", id, e.Ranked, p.Ranked)
 	}
 	return e
@@ -377,16 +388,14 @@ func (b *buffer) count(text string) int {
 	return strings.Count(b.b.String(), text)
 }
 
-// copyDisk ends the daemon, copies its disk, and starts it again.
-func (h *host) copyDisk() string {
+// copyDisk ends the daemon, copies its disk to dir, and starts it again.
+func (h *host) copyDisk(dir string) {
 	h.t.Helper()
 	h.stop()
-	dir := h.t.TempDir()
 	if err := os.CopyFS(dir, os.DirFS(h.dir)); err != nil {
 		h.t.Fatal(err)
 	}
 	h.start()
-	return dir
 }
 
 // restartOn restarts the daemon with another disk.
@@ -395,4 +404,20 @@ func (h *host) restartOn(dir string) {
 	h.stop()
 	h.dir = dir
 	h.start()
+}
+
+func (h *host) ctx() context.Context { return context.Background() }
+
+// events are all that the journal of an ended daemon holds.
+func (h *host) events() []state.Event {
+	h.t.Helper()
+	var all []state.Event
+	j, _, err := journal.Open(h.ctx(), filepath.Join(h.dir, "state"), journal.Options{NoSync: true})
+	if err == nil {
+		err = errors.Join(j.Read(0, func(e state.Event) error { all = append(all, e); return nil }), j.Close())
+	}
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return all
 }

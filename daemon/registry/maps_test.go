@@ -32,6 +32,14 @@ func (l *lifeline) step() bool {
 	return !l.dead
 }
 
+// spare lets the daemon live on, unless it is dead.
+func (l *lifeline) spare() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left = -1
+	return !l.dead
+}
+
 func (l *lifeline) killed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

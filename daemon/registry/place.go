@@ -20,7 +20,7 @@ func (r *Registry) place(moves int) []string {
 	var ids []string
 	for _, c := range res.Changes {
 		p := r.s.Proxies[c.ID]
-		if age := r.age(p.Placed); len(p.Ranked) > 0 && age < placeEvery {
+		if age := r.age(p.Placed); age < placeEvery {
 			r.putOff(placeEvery-age, moves)
 			continue
 		}

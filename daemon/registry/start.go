@@ -2,12 +2,9 @@ package registry
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/kernel"
-	"github.com/lictor-mesh/lictor/state"
 )
 
 // Start brings the replayed state and the kernel's maps together, once, before
@@ -30,14 +27,8 @@ func (r *Registry) Start() error {
 	if _, err := r.learn(r.allSlots()); err != nil {
 		return err
 	}
-	for _, id := range slices.Sorted(maps.Keys(r.s.Proxies)) {
-		if len(r.s.Proxies[id].Ranked) > 0 {
-			continue
-		}
-		if ranked := r.rank(id); len(ranked) > 0 {
-			r.decidePlacement(id, ranked, state.PlaceInitial)
-		}
-	}
+	// What the last daemon had still to place. Evenness has time.
+	r.place(0)
 	r.flush()
 	changes := reconcile.Diff(r.desired(), actual)
 	if err := r.change(changes); err != nil {
