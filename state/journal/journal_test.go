@@ -11,6 +11,7 @@ import (
 	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/state/journal"
 	"github.com/lictor-mesh/lictor/state/journal/journaltest"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // clock is a clock that a test sets.
@@ -22,6 +23,7 @@ func newClock() *clock { return &clock{time.Date(2026, 1, 2, 3, 4, 5, 6, time.UT
 
 func mustOpen(t testing.TB, dir string, opts journal.Options) (*journal.Journal, state.State) {
 	t.Helper()
+	testenv.NoLeaks(t)
 	return journaltest.OpenDir(t, dir, opts)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -60,10 +61,7 @@ func (j *Journal) chunk(from, to uint64) ([]state.Event, error) {
 				return err
 			}
 			if want := from + uint64(len(events)); r.seq != want {
-				if len(events) == 0 && want < j.oldest() { // truncated since the caller looked
-					return j.notRetained(want)
-				}
-				return Damage{First: want, Last: r.seq - 1, What: "not there"}
+				return missing(tx, want)
 			}
 			if r.seq > to {
 				return nil
@@ -77,9 +75,29 @@ func (j *Journal) chunk(from, to uint64) ([]state.Event, error) {
 				return nil
 			}
 		}
-		return Damage{First: from + uint64(len(events)), Last: to, What: "not there"}
+		return missing(tx, from+uint64(len(events)))
 	})
 	return events, err
+}
+
+// missing says why an event is not there: it was dropped since the caller
+// looked, which only the transaction itself knows, or it is lost.
+func missing(tx *bbolt.Tx, seq uint64) error {
+	k, v := tx.Bucket([]byte(bucketEvents)).Cursor().First()
+	if k != nil {
+		r, err := parseRecord(k, v)
+		if err != nil {
+			return err
+		}
+		if seq < r.seq {
+			return notRetained(seq, r.seq, r.time)
+		}
+	}
+	return Damage{First: seq, Last: seq, What: "not there"}
+}
+
+func notRetained(seq, oldest uint64, at time.Time) error {
+	return &RetentionError{What: fmt.Sprintf("event %d", seq), Seq: oldest, Time: at}
 }
 
 func (j *Journal) oldest() uint64 {
@@ -87,25 +105,24 @@ func (j *Journal) oldest() uint64 {
 	return first
 }
 
-func (j *Journal) notRetained(seq uint64) error {
-	first, _, at := j.bounds()
-	return &RetentionError{What: fmt.Sprintf("event %d", seq), Seq: first, Time: at}
-}
-
 // Read calls fn with each event after since, in order, up to the newest at the
 // time of the call. The error is fn's, or ErrNotRetained, ErrDamaged, ErrClosed.
 // fn may call the journal.
 func (j *Journal) Read(since uint64, fn func(state.Event) error) error {
 	_, last, _ := j.bounds()
-	if err := j.readTo(since, last, fn); err != nil {
+	err := j.readable()
+	if err == nil {
+		err = j.readTo(since, last, fn)
+	}
+	if err != nil {
 		return fmt.Errorf("read journal: %w", err)
 	}
 	return nil
 }
 
 func (j *Journal) readTo(since, last uint64, fn func(state.Event) error) error {
-	if since < last && since+1 < j.oldest() {
-		return j.notRetained(since + 1)
+	if first, _, at := j.bounds(); since < last && since+1 < first {
+		return notRetained(since+1, first, at)
 	}
 	for since < last {
 		events, err := j.chunk(since+1, last)
@@ -160,9 +177,11 @@ func (j *Journal) Follow(ctx context.Context, since uint64, fn func(state.Event)
 // proxy that was never there has none. When the first is no ProxyRegistered,
 // those before it are no longer retained.
 func (j *Journal) History(proxyID string, limit int) ([]state.Event, error) {
-	hash := hashID(proxyID)
+	if err := j.readable(); err != nil {
+		return nil, fmt.Errorf("history of proxy %q: %w", proxyID, err)
+	}
 	var events []state.Event
-	for seq := j.head(hash); seq != 0 && (limit == 0 || len(events) < limit); {
+	for seq := j.head(hashID(proxyID)); seq != 0 && (limit == 0 || len(events) < limit); {
 		next, err := j.historyChunk(seq, proxyID, limit, &events)
 		if err != nil {
 			return nil, fmt.Errorf("history of proxy %q: %w", proxyID, err)
@@ -190,11 +209,11 @@ func (j *Journal) historyChunk(seq uint64, proxyID string, limit int, events *[]
 		for n := 0; seq != 0 && n < chunkEvents && (limit == 0 || len(*events) < limit); n++ {
 			v := b.Get(key(seq))
 			if v == nil {
-				if seq >= j.oldest() {
-					return Damage{First: seq, Last: seq, What: "not there"}
+				err := missing(tx, seq)
+				if errors.Is(err, ErrNotRetained) {
+					seq, err = 0, nil // nor is what came before
 				}
-				seq = 0 // what came before is no longer retained
-				return nil
+				return err
 			}
 			r, err := parseRecord(key(seq), v)
 			if err != nil {

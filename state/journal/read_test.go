@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"reflect"
 	"sync"
 	"testing"
@@ -93,10 +94,10 @@ func TestCloseEndsFollow(t *testing.T) {
 	if _, err := j.Append(registered(1)); !errors.Is(err, journal.ErrClosed) {
 		t.Errorf("append: %v", err)
 	}
-	if err := j.Read(0, nil); err != nil {
-		t.Errorf("reading nothing of a closed journal: %v", err)
+	if err := j.Read(0, nil); !errors.Is(err, journal.ErrClosed) {
+		t.Errorf("read: %v", err)
 	}
-	if _, err := j.History("x", 0); err != nil {
+	if _, err := j.History("x", 0); !errors.Is(err, journal.ErrClosed) {
 		t.Errorf("history: %v", err)
 	}
 }
@@ -163,4 +164,44 @@ func TestHistory(t *testing.T) {
 	}
 	again, _ := mustOpen(t, dir, journal.Options{})
 	check(t, again)
+}
+
+// TestReadersWhileEventsAreDropped reads everything there is to read while
+// snapshots drop it. What is gone is not retained; it is never damage.
+func TestReadersWhileEventsAreDropped(t *testing.T) {
+	j, s := mustOpen(t, t.TempDir(), journal.Options{NoSync: true, Retain: journal.Retain{Events: 20}})
+	s = state.Fold(s, mustAppend(t, j, registered(1))[0])
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	ask := func(what string, fn func() error) {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if err := fn(); err != nil && !errors.Is(err, journal.ErrNotRetained) {
+					t.Errorf("%s: %v", what, err)
+					return
+				}
+			}
+		})
+	}
+	ctx := context.Background()
+	ask("read", func() error { return j.Read(j.Stats().First-1, func(state.Event) error { return nil }) })
+	ask("history", func() error { _, err := j.History(registered(1).Proxy.ID, 0); return err })
+	ask("state at seq", func() error { _, err := j.StateAtSeq(ctx, j.Stats().First); return err })
+	ask("state at time", func() error { _, err := j.StateAtTime(ctx, j.Stats().FirstTime); return err })
+	ask("export", func() error { return j.Export(io.Discard) })
+	for n := range 1500 {
+		s = state.Fold(s, mustAppend(t, j, placed(1, state.PlaceRebalance))[0])
+		if n%5 == 0 {
+			if err := j.Snapshot(s); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	close(done)
+	wg.Wait()
 }

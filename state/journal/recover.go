@@ -66,7 +66,7 @@ func recoverTo(ctx context.Context, path, dst string, progress func(done, total 
 	if err != nil {
 		return Recovery{}, err
 	}
-	return rec, errors.Join(found.writeTo(ctx, dst, rec))
+	return rec, found.writeTo(ctx, dst, rec)
 }
 
 // wreck is all that could be read of a journal.

@@ -177,8 +177,8 @@ func (j *Journal) seqAt(first, last uint64, t time.Time) (uint64, error) {
 		for low < high {
 			mid := high - (high-low)/2
 			v := b.Get(key(mid))
-			if v == nil && mid < j.oldest() {
-				return j.notRetained(mid)
+			if v == nil {
+				return missing(tx, mid)
 			}
 			r, err := parseRecord(key(mid), v)
 			if err != nil {
@@ -262,7 +262,7 @@ func (j *Journal) snapshotBefore(seq uint64) (state.State, error) {
 			k, _ = c.Prev()
 		}
 		if k == nil {
-			return j.notBefore(b)
+			return notBefore(tx)
 		}
 		at, _, err := parseChunkKey(k)
 		if err == nil {
@@ -275,8 +275,9 @@ func (j *Journal) snapshotBefore(seq uint64) (state.State, error) {
 
 // notBefore is nil when the state before the first event can be replayed from,
 // else it names the oldest state that can be had.
-func (j *Journal) notBefore(snapshots *bbolt.Bucket) error {
-	if j.oldest() == 1 {
+func notBefore(tx *bbolt.Tx) error {
+	snapshots := tx.Bucket([]byte(bucketSnapshots))
+	if k, _ := tx.Bucket([]byte(bucketEvents)).Cursor().First(); k == nil || string(k) == string(key(1)) {
 		return nil
 	}
 	k, _ := snapshots.Cursor().First()
