@@ -90,21 +90,25 @@ func TestBounces(t *testing.T) {
 // destroy does what a drain does to a socket.
 func (r *rig) destroy(conn net.Conn) {
 	r.t.Helper()
-	err := r.ns.Do(func() error { return netlink.SocketDestroy(conn.LocalAddr(), r.serverOf(conn)) })
+	err := r.ns.Do(func() error { return netlink.SocketDestroy(conn.LocalAddr(), r.onlySocket().serverAddr()) })
 	if err != nil {
 		r.t.Error(err)
 	}
 }
 
-// serverOf is the real peer of a connection, whatever it sees itself.
-func (r *rig) serverOf(net.Conn) net.Addr {
+// onlySocket is the one that Sockets lists.
+func (r *rig) onlySocket() socket {
 	r.t.Helper()
 	sockets := must(r.k.Sockets())
 	if len(sockets) != 1 {
 		r.t.Fatalf("sockets %+v, want one", sockets)
 	}
-	return net.TCPAddrFromAddrPort(sockets[0].Server)
+	return socket(sockets[0])
 }
+
+type socket Socket
+
+func (s socket) serverAddr() net.Addr { return net.TCPAddrFromAddrPort(s.Server) }
 
 func TestAKilledProcessIsNoBounce(t *testing.T) {
 	r := newRig(t)

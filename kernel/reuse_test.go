@@ -1,0 +1,183 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"testing"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// fd is a socket that a case uses in more than one way.
+type fd int
+
+func (s fd) connect(to netip.AddrPort) error { return unix.Connect(int(s), sockaddr(to)) }
+
+// disconnect is connect with AF_UNSPEC.
+func (s fd) disconnect() error {
+	var sa [16]byte // AF_UNSPEC is zero
+	_, _, errno := unix.Syscall(unix.SYS_CONNECT, uintptr(s), uintptr(unsafe.Pointer(&sa)), uintptr(len(sa)))
+	if errno != 0 {
+		return errno
+	}
+	return nil
+}
+
+func (s fd) peer() (netip.AddrPort, error) {
+	sa, err := unix.Getpeername(int(s))
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)), err
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)), err
+	}
+	return netip.AddrPort{}, err
+}
+
+func (s fd) wantPeer(want netip.AddrPort) error {
+	if got, err := s.peer(); got != want {
+		return fmt.Errorf("peer is %v, %v; want %v", got, err, want)
+	}
+	return nil
+}
+
+// servers that a VIP may lead to, all under the same slot.
+type servers struct{ good, dead, deaf Backend }
+
+func good(x servers) Backend { return x.good }
+func dead(x servers) Backend { return x.dead }
+func deaf(x servers) Backend { return x.deaf }
+
+// The same descriptor again and again: what was stored for one use must not
+// speak for the next, and every use counts once.
+func TestSocketsAreReused(t *testing.T) {
+	mapped := netip.AddrPortFrom(netip.AddrFrom16(vip4.Addr().As16()), vip4.Port())
+	once := Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1}
+	refusedOnce := Counters{Redirected: 1, Attempted: 1, Failed: 1}
+	for _, c := range []struct {
+		name               string
+		family, typ, proto int
+		rank               func(servers) Backend
+		use                func(fd, servers) error
+		want               Counters // of the server that the VIP leads to
+	}{
+		{name: "connected directly after a VIP", rank: good, want: once, use: func(s fd, x servers) error {
+			return errors.Join(s.connect(vip4), s.wantPeer(vip4), s.disconnect(), s.connect(x.good.Addr), s.wantPeer(x.good.Addr))
+		}},
+		{name: "a VIP after a direct connection", rank: good, want: once, use: func(s fd, x servers) error {
+			return errors.Join(s.connect(x.good.Addr), s.wantPeer(x.good.Addr), s.disconnect(), s.connect(vip4), s.wantPeer(vip4))
+		}},
+		{name: "a VIP twice", rank: good, want: Counters{Redirected: 2, Attempted: 2, Established: 2, Closed: 2}, use: func(s fd, x servers) error {
+			return errors.Join(s.connect(vip4), s.disconnect(), s.connect(vip4), s.wantPeer(vip4))
+		}},
+		{name: "connected directly after a refusal", rank: dead, want: refusedOnce, use: func(s fd, x servers) error {
+			if err := s.connect(vip4); err != unix.ECONNREFUSED {
+				return fmt.Errorf("connect: %w", err)
+			}
+			return errors.Join(s.connect(x.good.Addr), s.wantPeer(x.good.Addr))
+		}},
+		{name: "a VIP again after a refusal", rank: dead, want: Counters{Redirected: 2, Attempted: 2, Failed: 2}, use: func(s fd, x servers) error {
+			for range 2 {
+				if err := s.connect(vip4); err != unix.ECONNREFUSED {
+					return fmt.Errorf("connect: %w", err)
+				}
+			}
+			return nil
+		}},
+		{name: "listens after a VIP", rank: good, want: once, use: func(s fd, x servers) error {
+			if err := errors.Join(s.connect(vip4), s.disconnect(), unix.Bind(int(s), sockaddr(netip.MustParseAddrPort("127.0.0.1:0"))), unix.Listen(int(s), 1)); err != nil {
+				return err
+			}
+			sa, err := unix.Getsockname(int(s))
+			if err != nil {
+				return err
+			}
+			if err := connectOnce(netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(sa.(*unix.SockaddrInet4).Port))); err != nil {
+				return err
+			}
+			child, _, err := unix.Accept(int(s))
+			if err != nil {
+				return err
+			}
+			return unix.Close(child)
+		}},
+		{name: "connected while connected", rank: good, want: once, use: func(s fd, x servers) error {
+			err := s.connect(vip4)
+			if again := s.connect(vip4); again != unix.EISCONN {
+				err = errors.Join(err, fmt.Errorf("connect again: %w", again))
+			}
+			return errors.Join(err, s.wantPeer(vip4))
+		}},
+		{name: "connected while connecting", typ: unix.SOCK_NONBLOCK, rank: deaf, want: refusedOnce, use: func(s fd, x servers) error {
+			if err := s.connect(vip4); err != unix.EINPROGRESS {
+				return fmt.Errorf("connect: %w", err)
+			}
+			if err := s.connect(vip4); err != unix.EALREADY {
+				return fmt.Errorf("connect again: %w", err)
+			}
+			return nil
+		}},
+		{name: "IPv6 only, to a mapped VIP", family: unix.AF_INET6, rank: good, want: Counters{Redirected: 1}, use: func(s fd, x servers) error {
+			if err := unix.SetsockoptInt(int(s), unix.SOL_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
+				return err
+			}
+			if err := s.connect(mapped); err != unix.ENETUNREACH {
+				return fmt.Errorf("connect: %w", err)
+			}
+			return nil
+		}},
+		{name: "mapped", family: unix.AF_INET6, rank: good, want: once, use: func(s fd, x servers) error {
+			return errors.Join(s.connect(mapped), s.wantPeer(mapped))
+		}},
+		// getpeername of an MPTCP socket is not that of its subflow.
+		{name: "MPTCP", proto: unix.IPPROTO_MPTCP, rank: good, want: once, use: func(s fd, x servers) error { return s.connect(vip4) }},
+		{name: "fast open by sendmsg", rank: good, want: once, use: func(s fd, x servers) error {
+			return errors.Join(unix.Sendto(int(s), []byte("hello"), unix.MSG_FASTOPEN, sockaddr(vip4)), s.wantPeer(vip4))
+		}},
+		{name: "fast open by connect", rank: good, want: once, use: func(s fd, x servers) error {
+			if err := unix.SetsockoptInt(int(s), unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT, 1); err != nil {
+				return err
+			}
+			if err := s.connect(vip4); err != nil {
+				return err
+			}
+			_, err := unix.Write(int(s), []byte("hello"))
+			return errors.Join(err, s.wantPeer(vip4))
+		}},
+		{name: "fast open, never written to", rank: good, want: Counters{Redirected: 1}, use: func(s fd, x servers) error {
+			return errors.Join(unix.SetsockoptInt(int(s), unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT, 1), s.connect(vip4))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, func(c *Config) { c.BounceWindow, c.HoldFailed, c.HoldRefused = 1, 1, 1 })
+			x := servers{good: r.serve(1, "127.0.0.1:0", echo).Backend, dead: r.closedPort(1), deaf: r.deaf(1)}
+			r.put(vip4, c.rank(x))
+			family := c.family
+			if family == 0 {
+				family = unix.AF_INET
+			}
+			err := r.ns.Do(func() error {
+				// Send data in a SYN without asking first: connect returns before the SYN.
+				if err := os.WriteFile("/proc/sys/net/ipv4/tcp_fastopen", []byte("5"), 0); err != nil {
+					return err
+				}
+				s, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|c.typ, c.proto)
+				if err != nil {
+					return err
+				}
+				return errors.Join(c.use(fd(s), x), unix.Close(s))
+			})
+			if err != nil {
+				t.Error(err)
+			}
+			r.wantCounters(1, c.want)
+			if drift := must(r.k.Recount()); len(drift) != 0 {
+				t.Errorf("drift %v", drift)
+			}
+			eventually(t, "sockets to be gone", func() bool { return len(must(r.k.Sockets())) == 0 })
+		})
+	}
+}
