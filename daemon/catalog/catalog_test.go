@@ -115,7 +115,7 @@ func TestNotApplied(t *testing.T) {
 			var log lines
 			cfg := plain(f)
 			cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
-			c := start(t, cfg)
+			c := start(t, cfg, func(tm *timing) { tm.answer = 300 * time.Millisecond })
 			want(t, c, "a", "b")
 			var before []entry
 			f.set(func() { before = f.nodes; tt.fault(f); f.index++ })

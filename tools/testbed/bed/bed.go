@@ -174,6 +174,13 @@ func (b *Bed) register(p *Process) {
 	b.processes = append(b.processes, p)
 }
 
+// forget makes Close and Logs pass over a process that has ended.
+func (b *Bed) forget(p *Process) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.processes = slices.DeleteFunc(b.processes, func(o *Process) bool { return o == p })
+}
+
 // until calls try until it succeeds, a process has ended that try needs, or the
 // context ends, and then says what failed last.
 func until(ctx context.Context, what string, try func() error) error {

@@ -39,7 +39,8 @@ func TestAFullServerRefusesStreams(t *testing.T) {
 	}
 	refused := map[string]bool{}
 	check(t, fleet.Wait(ctx, "9 proxies are refused", func(map[string]bed.ProxyState) bool {
-		for _, e := range fleet.Events(0) {
+		events, _ := fleet.Events(0)
+		for _, e := range events {
 			if e.Kind == xds.Ended && e.Code == codes.ResourceExhausted {
 				refused[e.Proxy] = true
 			}

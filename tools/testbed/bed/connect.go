@@ -70,15 +70,11 @@ func connectMain() error {
 }
 
 func (c Connect) connect() (done Connected, err error) {
-	var to unix.Sockaddr
-	family := unix.AF_INET6
-	if c.To.Addr().Is4() && !c.Mapped {
-		family = unix.AF_INET
-		to = &unix.SockaddrInet4{Port: int(c.To.Port()), Addr: c.To.Addr().As4()}
-	} else {
-		to = &unix.SockaddrInet6{Port: int(c.To.Port()), Addr: c.To.Addr().As16()}
+	to := c.To
+	if c.Mapped {
+		to = netip.AddrPortFrom(netip.AddrFrom16(to.Addr().As16()), to.Port())
 	}
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
+	fd, err := unix.Socket(family(to), unix.SOCK_STREAM|unix.SOCK_CLOEXEC, unix.IPPROTO_TCP)
 	if err != nil {
 		return done, fmt.Errorf("make socket: %w", err)
 	}
@@ -89,7 +85,7 @@ func (c Connect) connect() (done Connected, err error) {
 		return done, fmt.Errorf("set up socket: %w", err)
 	}
 	started := time.Now()
-	err = unix.Connect(fd, to)
+	err = unix.Connect(fd, toSockaddr(to))
 	if c.Nonblocking && errors.Is(err, unix.EINPROGRESS) {
 		err = outcome(fd, c.Timeout)
 	}
@@ -149,6 +145,21 @@ func (d *Connected) look(fd int) error {
 		}
 	}
 	return nil
+}
+
+// family is AF_INET6 for a mapped address: it is for an IPv6 socket.
+func family(to netip.AddrPort) int {
+	if to.Addr().Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func toSockaddr(to netip.AddrPort) unix.Sockaddr {
+	if to.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(to.Port()), Addr: to.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(to.Port()), Addr: to.Addr().As16()}
 }
 
 func fromSockaddr(sa unix.Sockaddr) netip.AddrPort {

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/reexec"
@@ -25,7 +26,8 @@ type Fleet struct {
 
 	mu      sync.Mutex
 	state   map[string]ProxyState
-	events  []xds.Event
+	events  []xds.Event   // the last keepEvents
+	dropped int           // events before those
 	changed chan struct{} // closed and made anew at each event
 }
 
@@ -36,6 +38,9 @@ type ProxyState struct {
 	Streams int            // that were ever up
 	Last    xds.Event
 }
+
+// keepEvents bounds what a fleet remembers, so that it can run for hours.
+const keepEvents = 200_000
 
 // order is what the fleet's process is told, one per line.
 type order struct {
@@ -119,11 +124,15 @@ func (f *Fleet) read(r io.ReadCloser) {
 func (f *Fleet) apply(e xds.Event) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.events = append(f.events, e)
+	if f.events = append(f.events, e); len(f.events) > keepEvents {
+		f.events = append([]xds.Event(nil), f.events[keepEvents/2:]...)
+		f.dropped += keepEvents / 2
+	}
 	if s, ok := f.state[e.Proxy]; ok {
 		s.Last = e
 		switch e.Kind {
 		case xds.Connected:
+			s.Up = false // by its own stream, whatever one before it said last
 			s.Server, _ = netip.ParseAddrPort(e.Server)
 		case xds.Up:
 			s.Up = true
@@ -144,11 +153,14 @@ func (f *Fleet) State() map[string]ProxyState {
 	return maps.Clone(f.state)
 }
 
-// Events returns what was reported since the n-th event, oldest first.
-func (f *Fleet) Events(n int) []xds.Event {
+// Events returns what was reported from the n-th event on, oldest first, and the
+// number of the event that will come next. A fleet remembers its last 100,000
+// events at least.
+func (f *Fleet) Events(n int) (events []xds.Event, next int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return append([]xds.Event(nil), f.events[min(n, len(f.events)):]...)
+	next = f.dropped + len(f.events)
+	return slices.Clone(f.events[min(max(0, n-f.dropped), len(f.events)):]), next
 }
 
 // Servers counts the proxies that are up, by the server that they are connected to.

@@ -138,7 +138,9 @@ func (n *Node) Run(ctx context.Context, c Command) ([]byte, error) {
 	if p.err != nil {
 		return out.Bytes(), fmt.Errorf("run %s: %w: %s", p.Name, p.err, p.Tail(2000))
 	}
-	return out.Bytes(), nil
+	// Many may be run; only those that went wrong are of interest later.
+	n.bed.forget(p)
+	return out.Bytes(), os.Remove(p.Log)
 }
 
 // PID is the process's id, also after its end.
