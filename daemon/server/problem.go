@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
@@ -46,7 +47,7 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 		if !errors.Is(err, k.err) {
 			continue
 		}
-		detail := err.Error()
+		detail := sentence(err, k.err)
 		if k.urn == v1.ProblemTimeout {
 			detail += "; it may have been carried out or not: repeat the call, which is safe"
 		}
@@ -58,6 +59,13 @@ func (s *Server) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	s.log.Error("call failed", "method", r.Method, "path", r.URL.Path, "err", err)
 	writeProblem(w, internal, err.Error())
+}
+
+// sentence is the text of an error without the sentinel that it was wrapped
+// with: the document's title says that already.
+func sentence(err, sentinel error) string {
+	text, word := err.Error(), sentinel.Error()
+	return strings.TrimSuffix(strings.TrimPrefix(text, word+": "), ": "+word)
 }
 
 // writeProblem answers with a problem document.

@@ -66,13 +66,13 @@ for each that was established, failed, closed, bounced or denied. They are not k
 func (a *app) follow(ctx context.Context, stream func() error) error {
 	for reached := false; ; {
 		err := stream()
-		if ctx.Err() != nil {
-			return nil
-		}
 		var absent *v1.ConnectError
 		var refusal *v1.ProblemError
 		var output *outputError
 		gone := errors.As(err, &absent)
+		if errors.Is(err, context.Canceled) {
+			return nil
+		}
 		if errors.As(err, &refusal) || errors.As(err, &output) || gone && !reached {
 			return err
 		}

@@ -39,11 +39,12 @@ stopped, which no proxy notices: redirects go on in the kernel.`)
 	return c
 }
 
-// stopFirst says what to do about a journal that lictord has open.
-func stopFirst(err error, command string) error {
+// stopFirst says what to do about a journal that lictord has open; the error
+// itself would only say so again.
+func (j *journalApp) stopFirst(err error, command string) error {
 	if errors.Is(err, journal.ErrLocked) {
-		return fmt.Errorf("lictord has the journal open; stop it first, redirects go on in the kernel meanwhile, "+
-			"then run lictor journal %s again: %w", command, err)
+		return fmt.Errorf("lictord has the journal in %s open; stop it, redirects go on in the kernel meanwhile, "+
+			"and run lictor journal %s again", j.dir, command)
 	}
 	return err
 }
@@ -57,7 +58,7 @@ number. Exit status 1 when something is.`,
 			report, err := journal.Verify(ctx, j.dir, progress.at)
 			progress.end()
 			if err != nil && !errors.Is(err, journal.ErrDamaged) {
-				return stopFirst(err, "verify")
+				return j.stopFirst(err, "verify")
 			}
 			if j.json {
 				if err := j.writeJSON(verdictOf(report, err)); err != nil {
@@ -194,7 +195,7 @@ and how to put the new file in place. The damaged one is not changed.`,
 			saved, err := journal.Recover(ctx, j.dir, out, progress.at)
 			progress.end()
 			if err != nil {
-				return stopFirst(err, "recover")
+				return j.stopFirst(err, "recover")
 			}
 			if j.json {
 				return j.writeJSON(recoveredOf(saved, out))

@@ -25,7 +25,7 @@ It refuses while lictord runs, which would put the hook back: stop lictord first
 		func(_ context.Context, _ []string) error {
 			err := a.unload(bpffs)
 			if errors.Is(err, kernel.ErrLocked) {
-				return fmt.Errorf("lictord runs and would put the hook back; stop it first, then run lictor unload again: %w", err)
+				return fmt.Errorf("lictord runs on %s and would put the hook back; stop it, and run lictor unload again", bpffs)
 			}
 			if err != nil {
 				return err
