@@ -23,7 +23,7 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, er
 	if err != nil {
 		return nil, err
 	}
-	if err := have.checkNewer(); err != nil {
+	if err := have.checkNewer(k.version.layouts); err != nil {
 		return nil, err
 	}
 	maps := map[string]*ebpf.Map{}
@@ -32,7 +32,7 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, er
 			closeMaps(maps)
 		}
 	}()
-	for name, layout := range layouts {
+	for name, layout := range k.version.layouts {
 		present := false
 		for _, l := range have.maps[name] {
 			if l == layout {
@@ -83,7 +83,7 @@ func (k *Kernel) repin() error {
 		return fmt.Errorf("make pin directory: %w", err)
 	}
 	for name, m := range k.maps() {
-		path := k.pins.mapPath(name, layouts[name])
+		path := k.pins.mapPath(name, k.version.layouts[name])
 		there, err := ebpf.LoadPinnedMap(path, nil)
 		if errors.Is(err, os.ErrNotExist) {
 			// Through a duplicate: this object may remember a pin that is gone.
@@ -111,16 +111,12 @@ func (k *Kernel) repin() error {
 	return nil
 }
 
-// vipDecoders read entries of former layouts of vips. A layout that this
-// version cannot read is refused.
-var vipDecoders = map[int]func(key, value []byte) (VIP, error){}
-
 // copyVIPs brings entries of a former layout into the present map. The programs
 // in effect go on reading the former one until Attach. Running it again after
 // a crash adds what is absent, which the daemon's first reconciliation judges.
 func (k *Kernel) copyVIPs() error {
 	for _, from := range k.former[lictorMapVips] {
-		decode := vipDecoders[from.layout]
+		decode := k.version.decoders[from.layout]
 		if decode == nil {
 			return fmt.Errorf("entries of vips have layout %d, which this version cannot read; run the version in between once, or lictor unload", from.layout)
 		}

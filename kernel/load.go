@@ -23,6 +23,7 @@ import (
 // Kernel is the hook of one host. Its methods may be called from several
 // goroutines; Close after all others have returned.
 type Kernel struct {
+	version  version
 	cfg      Config
 	log      *slog.Logger
 	pins     *pinDir
@@ -37,7 +38,11 @@ type Kernel struct {
 // adopts, migrates or makes. It attaches nothing: a hook that is in effect goes
 // on as it was until Attach. It returns ErrLocked, ErrNewer or ErrForeign, with
 // what was pinned left as it was.
-func Open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
+func Open(ctx context.Context, cfg Config) (*Kernel, error) {
+	return thisVersion.open(ctx, cfg)
+}
+
+func (v version) open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
 	cfg, err = cfg.withDefaults()
 	if err != nil {
 		return nil, err
@@ -48,7 +53,7 @@ func Open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
 			return nil, err
 		}
 	}
-	k := &Kernel{cfg: cfg, log: cfg.Logger.With("component", "kernel"), former: map[string][]formerMap{}, wantRoot: wantRoot}
+	k := &Kernel{version: v, cfg: cfg, log: cfg.Logger.With("component", "kernel"), former: map[string][]formerMap{}, wantRoot: wantRoot}
 	// Another start than the last one's: an entry's generation must not come again soon.
 	k.gen.Store(rand.Uint32())
 	if k.pins, err = openPins(cfg.BPFFS, true); err != nil {
@@ -100,7 +105,7 @@ func (k *Kernel) Now() time.Duration {
 
 // spec is the object file with this configuration as its constants.
 func (k *Kernel) spec() (*ebpf.CollectionSpec, error) {
-	spec, err := loadLictor()
+	spec, err := k.version.load()
 	if err != nil {
 		return nil, fmt.Errorf("read the embedded programs: %w", err)
 	}

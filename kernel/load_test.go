@@ -15,7 +15,7 @@ import (
 func TestVerifierHasLittleToDo(t *testing.T) {
 	testenv.Privileged(t)
 	const most = 20_000
-	k := &Kernel{cfg: must(Config{BPFFS: "unused", Pool4: pool4, Pool6: pool6}.withDefaults())}
+	k := &Kernel{version: thisVersion, cfg: must(Config{BPFFS: "unused", Pool4: pool4, Pool6: pool6}.withDefaults())}
 	spec := must(k.spec())
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
 	if err != nil {

@@ -21,19 +21,6 @@ const linkPrefix = "link_"
 // newSuffix marks a link that is about to replace another one.
 const newSuffix = "_new"
 
-// layouts names every map and its layout as of this version.
-var layouts = map[string]int{
-	lictorMapVips:           int(lictorLayoutLAYOUT_VIPS),
-	lictorMapVipState:       int(lictorLayoutLAYOUT_VIP_STATE),
-	lictorMapServerState:    int(lictorLayoutLAYOUT_SERVER_STATE),
-	lictorMapServerCounters: int(lictorLayoutLAYOUT_SERVER_COUNTERS),
-	lictorMapServerLatency:  int(lictorLayoutLAYOUT_SERVER_LATENCY),
-	lictorMapReasons:        int(lictorLayoutLAYOUT_REASONS),
-	lictorMapSocks:          int(lictorLayoutLAYOUT_SOCKS),
-	lictorMapEvents:         int(lictorLayoutLAYOUT_EVENTS),
-	lictorMapMeta:           int(lictorLayoutLAYOUT_META),
-}
-
 // pinDir is a bpffs directory, locked.
 type pinDir struct {
 	path string
@@ -110,12 +97,12 @@ func parseMapPin(file string) (name string, layout int, ok bool) {
 		return "", 0, false
 	}
 	layout, err := strconv.Atoi(file[i+2:])
-	_, known := layouts[file[:i]]
+	_, known := thisVersion.layouts[file[:i]]
 	return file[:i], layout, err == nil && layout >= 0 && known
 }
 
 // checkNewer refuses what a newer version pinned.
-func (p pinned) checkNewer() error {
+func (p pinned) checkNewer(layouts map[string]int) error {
 	for name, have := range p.maps {
 		if newest := have[len(have)-1]; newest > layouts[name] {
 			return fmt.Errorf("map %s has layout %d, this version knows %d: %w; start that version again, or run lictor unload",

@@ -1,12 +1,14 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"hash/fnv"
+	"strings"
 	"time"
 
 	"github.com/lictor-mesh/lictor/state"
@@ -203,7 +205,12 @@ func parseMeta(v []byte) (Meta, error) {
 	}
 	var m Meta
 	if err == nil {
-		err = json.Unmarshal(b, &m)
+		dec := json.NewDecoder(bytes.NewReader(b))
+		dec.DisallowUnknownFields()
+		err = dec.Decode(&m)
+	}
+	if err != nil && strings.HasPrefix(err.Error(), "json: unknown field ") { // it has no type
+		return Meta{}, fmt.Errorf("meta: %w: %w", ErrFormat, err)
 	}
 	if err != nil {
 		return Meta{}, Damage{What: "meta: " + err.Error()}

@@ -75,13 +75,14 @@ type wreck struct {
 	records   map[uint64][]byte // by sequence number, the value
 	snapshots map[uint64][]byte // likewise, the JSON
 	unused    map[uint64]bool   // records found on unused pages only
+	decoded   map[uint64]bool   // records that are known to be sound
 }
 
 // gather reads a journal from its tree and, if that is damaged, from every page
 // of the file: pages that are no longer in use hold copies of what is on those
 // that are.
 func gather(ctx context.Context, path string, progress func(done, total int64)) (*wreck, error) {
-	w := &wreck{records: map[uint64][]byte{}, snapshots: map[uint64][]byte{}, unused: map[uint64]bool{}}
+	w := &wreck{records: map[uint64][]byte{}, snapshots: map[uint64][]byte{}, unused: map[uint64]bool{}, decoded: map[uint64]bool{}}
 	found, err := verifyFile(ctx, path, visitor{
 		progress: progress,
 		record:   func(r record) error { w.records[r.seq] = r.encode(); return nil },
@@ -152,6 +153,7 @@ type run struct{ first, base, last uint64 }
 
 // choose finds the part to keep.
 func (w *wreck) choose() (Recovery, error) {
+	w.dropSnapshots()
 	bases := slices.Sorted(maps.Keys(w.snapshots))
 	if w.records[1] != nil || len(w.scan.damage) == 0 && w.scan.last == 0 { // or it is new
 		bases = slices.Insert(bases, 0, 0)
@@ -161,6 +163,9 @@ func (w *wreck) choose() (Recovery, error) {
 		if r := w.runFrom(base); best == nil || r.last > best.last {
 			best = &r
 		}
+	}
+	if w.scan.format != nil {
+		return Recovery{}, w.scan.format
 	}
 	if best == nil {
 		return Recovery{}, fmt.Errorf("%w: there is no snapshot and no first event, so nothing to begin with", ErrDamaged)
@@ -189,6 +194,16 @@ func (w *wreck) choose() (Recovery, error) {
 	return rec, nil
 }
 
+// dropSnapshots forgets those that cannot be decoded.
+func (w *wreck) dropSnapshots() {
+	for seq, data := range w.snapshots {
+		if _, err := parseSnapshot(seq, data); err != nil {
+			delete(w.snapshots, seq)
+			w.scan.fail(err)
+		}
+	}
+}
+
 // runFrom returns the run of events that the state at base can be folded with.
 func (w *wreck) runFrom(base uint64) run {
 	r := run{first: base + 1, base: base, last: base}
@@ -204,13 +219,17 @@ func (w *wreck) runFrom(base uint64) run {
 // sound reports whether an event is there and can be decoded.
 func (w *wreck) sound(seq uint64) bool {
 	v, ok := w.records[seq]
-	if !ok {
-		return false
+	if !ok || w.decoded[seq] {
+		return ok
 	}
 	r, err := parseRecord(key(seq), v)
 	if err == nil {
 		_, err = r.event()
 	}
+	if errors.Is(err, ErrFormat) {
+		w.scan.format = err
+	}
+	w.decoded[seq] = err == nil
 	return err == nil
 }
 

@@ -90,7 +90,7 @@ func (b *Bed) Close() error {
 
 	var errs []error
 	if b.net != nil {
-		errs = append(errs, b.net.close())
+		b.net.close()
 	}
 	// The cgroup's end is the processes' end; after it each can be reaped.
 	errs = append(errs, b.run.Close())

@@ -116,6 +116,6 @@ func (n *Node) LinkDown() error {
 // LinkUp gives the link back.
 func (n *Node) LinkUp() error {
 	return n.bed.net.inside(n.Netns, func(h *netlink.Handle) error {
-		return configure(h, n.Netns, n.addrs)
+		return configure(h, n.addrs)
 	})
 }

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 	"github.com/lictor-mesh/lictor/tools/testbed/xds"

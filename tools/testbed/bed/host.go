@@ -68,6 +68,7 @@ func (h *Host) Pods() []*Pod {
 // Reboot ends everything on the host, its lictord too, and takes away what a
 // reboot does: pods with their namespaces and cgroups, pins, the host's own
 // network namespace with its cookie, the boot id. Address and directory stay.
+// Nothing else may be done with the host meanwhile.
 func (h *Host) Reboot() error {
 	if err := errors.Join(sandbox.RemoveCgroup(h.Cgroup), os.Mkdir(h.Cgroup, 0o755)); err != nil {
 		return fmt.Errorf("reboot %s: %w", h.Name, err)

@@ -59,10 +59,7 @@ func newNetwork(hub *sandbox.Netns) (*network, error) {
 	return n, nil
 }
 
-func (n *network) close() error {
-	n.handle.Close()
-	return nil
-}
+func (n *network) close() { n.handle.Close() }
 
 // sysctls makes the hub forward, and say that something is unreachable as often
 // as it is asked, not once a second.
@@ -134,7 +131,7 @@ func (n *network) attach(ns *sandbox.Netns, link string, a addrs) error {
 	if err := n.handle.LinkAdd(veth); err != nil {
 		return fmt.Errorf("link %s to hub: %w", ns.Name, err)
 	}
-	if err := n.inside(ns, func(h *netlink.Handle) error { return configure(h, ns, a) }); err != nil {
+	if err := n.inside(ns, func(h *netlink.Handle) error { return configure(h, a) }); err != nil {
 		return fmt.Errorf("configure eth0 of %s: %w", ns.Name, err)
 	}
 	if err := n.route(link, mac, a); err != nil {
@@ -155,7 +152,7 @@ func (n *network) inside(ns *sandbox.Netns, fn func(*netlink.Handle) error) erro
 
 // configure sets the node's side; doing it again restores what a link that was
 // down has lost.
-func configure(h *netlink.Handle, ns *sandbox.Netns, a addrs) error {
+func configure(h *netlink.Handle, a addrs) error {
 	eth0, err := h.LinkByName("eth0")
 	if err != nil {
 		return err
@@ -209,7 +206,7 @@ func (n *network) readdress(ns *sandbox.Netns, link string, old, now addrs) erro
 		err = old.each(func(addr, _ netip.Addr) error {
 			return h.AddrDel(eth0, &netlink.Addr{IPNet: hostNet(addr)})
 		})
-		return errors.Join(err, configure(h, ns, now))
+		return errors.Join(err, configure(h, now))
 	})
 	if err != nil {
 		return err

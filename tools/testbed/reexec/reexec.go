@@ -17,9 +17,9 @@ const Path = "/proc/self/exe"
 // Argv0 is the program name that selects what was given to [Handle].
 func Argv0(name string) string { return "lictor-testbed:" + name }
 
-// Handle, called by an init function, runs main and exits if this process was
-// started under that name, and otherwise does nothing. An init function, since
-// a test binary whose TestMain forgot a call would run its tests in the child.
+// Handle runs main and exits if this process was started under that name, and
+// otherwise does nothing. It is called by init functions: a test binary whose
+// TestMain forgot the call would run its tests in the child.
 func Handle(name string, main func() error) {
 	if len(os.Args) == 0 || os.Args[0] != Argv0(name) {
 		return

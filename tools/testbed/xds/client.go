@@ -40,6 +40,7 @@ const (
 // Kind says what an event reports.
 type Kind string
 
+// Kinds of events.
 const (
 	Connected Kind = "connected" // a TCP connection is up; nothing was said on it
 	Up        Kind = "up"        // the stream's first listeners have arrived: the proxy is configured

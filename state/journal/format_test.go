@@ -1,0 +1,59 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/lictor-mesh/lictor/state"
+)
+
+// TestOpenRefusesLaterVersions writes what a later version might, and opens it
+// with this one: refused as such, and never said to be damaged.
+func TestOpenRefusesLaterVersions(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	event := func(kind state.Kind, body string) func(tx *bbolt.Tx) error {
+		r := record{seq: 1, time: at, kind: kind, body: []byte(body)}
+		return func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketEvents)).Put(key(1), r.encode()) }
+	}
+	for name, write := range map[string]func(tx *bbolt.Tx) error{
+		"kind":  event("ServerMoved", "{}"),
+		"field": event(state.KindServerGone, `{"id":"a","why":"b"}`),
+		"format": func(tx *bbolt.Tx) error {
+			v := record{seq: 1, time: at, kind: state.KindServerGone, body: []byte(`{"id":"a"}`)}.encode()
+			v[4] = Format + 1
+			return tx.Bucket([]byte(bucketEvents)).Put(key(1), reseal(key(1), v))
+		},
+		"bucket": func(tx *bbolt.Tx) error {
+			b, err := tx.CreateBucket([]byte("indexes"))
+			if err != nil {
+				return err
+			}
+			return b.Put([]byte("k"), []byte("v"))
+		},
+		"field of meta": func(tx *bbolt.Tx) error {
+			v := append(make([]byte, sealSize), `{"uuid":"u","epoch":1,"machine_id":"","created":"2026-01-02T03:04:05Z","owner":"o"}`...)
+			return tx.Bucket([]byte(bucketMeta)).Put(metaKey, seal(metaKey, v))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			j, _, err := Open(context.Background(), dir, Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(j.update(write), j.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := Open(context.Background(), dir, Options{}); !errors.Is(err, ErrFormat) || errors.Is(err, ErrDamaged) {
+				t.Errorf("open: %v", err)
+			}
+			if _, err := Recover(context.Background(), dir, dir+"/saved", nil); !errors.Is(err, ErrFormat) {
+				t.Errorf("recover: %v", err)
+			}
+		})
+	}
+}
