@@ -84,7 +84,7 @@ func checkImage(t *testing.T, image []byte, either, or state.State) {
 	t.Helper()
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, journal.FileName), image)
-	j, s, err := journal.Open(context.Background(), dir, journal.Options{})
+	j, s, err := journal.Open(context.Background(), dir, journal.Options{NoSync: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -63,7 +63,7 @@ func (s specimen) check(t *testing.T, image []byte) (opened, recovered bool) {
 	t.Helper()
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, journal.FileName), image)
-	j, got, err := journal.Open(context.Background(), dir, journal.Options{})
+	j, got, err := journal.Open(context.Background(), dir, journal.Options{NoSync: true})
 	last := s.states[len(s.states)-1]
 	switch {
 	case err == nil:
@@ -99,7 +99,7 @@ func (s specimen) recover(t *testing.T, dir string, opened bool) bool {
 		}
 		return false
 	}
-	j, got := mustOpen(t, saved, journal.Options{})
+	j, got := mustOpen(t, saved, journal.Options{NoSync: true})
 	if got.Seq != rec.Last || !got.Equal(s.states[got.Seq]) {
 		t.Errorf("recovered up to event %d, opens at %d, or as another state", rec.Last, got.Seq)
 	}

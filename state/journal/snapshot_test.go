@@ -21,7 +21,7 @@ func TestRetention(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newClock()
-			j, s := mustOpen(t, t.TempDir(), journal.Options{Now: c.now, Retain: retain})
+			j, s := mustOpen(t, t.TempDir(), journal.Options{Now: c.now, Retain: retain, NoSync: true})
 			states := []state.State{s.Clone()}
 			for n := uint32(1); n <= 200; n++ {
 				c.at = c.at.Add(time.Second)
