@@ -164,7 +164,10 @@ func mapID(m *ebpf.Map) (ebpf.MapID, error) {
 // them, what old programs still add included, and readers sum both.
 func (k *Kernel) copyState() error {
 	return errors.Join(
-		copyFormer(k, lictorMapVipState, k.objs.VipState, func(w *lictorVipWords) { w.Count = lictorCounters{} }),
+		copyFormer(k, lictorMapVipState, k.objs.VipState, func(w *lictorVipWords) {
+			w.Count = lictorCounters{}
+			w.InflightAt = 0 // TCP's word on it may go to the former map
+		}),
 		copyFormer(k, lictorMapServerState, k.objs.ServerState, func(*lictorServerWords) {}),
 	)
 }

@@ -1,0 +1,330 @@
+package kernel
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/lictor-mesh/lictor/kernel/cgroup"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
+)
+
+// foreign is somebody else's connect4 program with a fixed verdict.
+func foreign(t *testing.T, verdict int32) *ebpf.Program {
+	t.Helper()
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "foreign", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { prog.Close() })
+	return prog
+}
+
+func programID(t *testing.T, p *ebpf.Program) ebpf.ProgramID {
+	t.Helper()
+	id, _ := must(p.Info()).ID()
+	return id
+}
+
+// attached lists the connect4 programs of a cgroup.
+func attached(t *testing.T, dir string) (ids []ebpf.ProgramID) {
+	t.Helper()
+	f := must(os.Open(dir))
+	defer f.Close()
+	res, err := link.QueryPrograms(link.QueryOptions{Target: int(f.Fd()), Attach: ebpf.AttachCGroupInet4Connect})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range res.Programs {
+		ids = append(ids, p.ID)
+	}
+	return ids
+}
+
+func TestForeignProgramsAreLeftAlone(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		t.Run(map[bool]string{true: "attached before ours", false: "attached after ours"}[before], func(t *testing.T) {
+			r := newRigDetached(t, neverBounced)
+			attach := func(p *ebpf.Program) link.Link {
+				l, err := link.AttachCgroup(link.CgroupOptions{Path: r.cfg.Cgroup, Attach: ebpf.AttachCGroupInet4Connect, Program: p})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return l
+			}
+			var theirs link.Link
+			if before {
+				theirs = attach(foreign(t, 1))
+			}
+			if err := r.k.Attach(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if !before {
+				theirs = attach(foreign(t, 1))
+			}
+			defer theirs.Close()
+			s := r.serve(1, "127.0.0.1:0", echo)
+			r.put(vip4, s.Backend)
+			r.reach(vip4)
+			if _, err := r.k.Verify(t.Context()); err != nil {
+				t.Error(err)
+			}
+			// Replaced by one that denies: nothing is redirected, and it is said.
+			denies := foreign(t, 0)
+			if err := theirs.Update(denies); err != nil {
+				t.Fatal(err)
+			}
+			r.wantErr(vip4, syscall.EPERM)
+			if _, err := r.k.Verify(t.Context()); !errors.Is(err, ErrNotAttached) {
+				t.Errorf("verified although nothing gets through: %v", err)
+			}
+			if before {
+				r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1})
+				if n := r.reasons()[ReasonForeign]; n < 1 {
+					t.Errorf("counted %d denied elsewhere", n)
+				}
+			}
+			if err := errors.Join(r.k.Close(), Unload(r.cfg.BPFFS)); err != nil {
+				t.Fatal(err)
+			}
+			if got, want := attached(t, r.cfg.Cgroup), programID(t, denies); !slices.Equal(got, []ebpf.ProgramID{want}) {
+				t.Errorf("attached after unload: %v, want %v alone", got, want)
+			}
+			r.open()
+		})
+	}
+}
+
+func TestAProgramThatTakesTheCgroupForItselfIsNamed(t *testing.T) {
+	r := newRigDetached(t)
+	theirs := foreign(t, 1)
+	dir := must(os.Open(r.cfg.Cgroup))
+	defer dir.Close()
+	opts := link.RawAttachProgramOptions{Target: int(dir.Fd()), Program: theirs, Attach: ebpf.AttachCGroupInet4Connect}
+	if err := link.RawAttachProgram(opts); err != nil { // flags 0
+		t.Fatal(err)
+	}
+	err := r.k.Attach(t.Context())
+	if !errors.Is(err, ErrForeign) || !errors.Is(err, syscall.EPERM) || !strings.Contains(err.Error(), `"foreign"`) {
+		t.Errorf("attach: %v", err)
+	}
+	if got := attached(t, r.cfg.Cgroup); !slices.Equal(got, []ebpf.ProgramID{programID(t, theirs)}) {
+		t.Errorf("attached %v", got)
+	}
+	if err := link.RawDetachProgram(link.RawDetachProgramOptions{Target: int(dir.Fd()), Program: theirs, Attach: ebpf.AttachCGroupInet4Connect}); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.k.Attach(t.Context()); err != nil { // completes what was begun
+		t.Error(err)
+	}
+	if _, err := r.k.Verify(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAForeignPinIsLeftAlone(t *testing.T) {
+	r := newRigDetached(t)
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: r.cfg.Cgroup, Attach: ebpf.AttachCGroupInet4Connect, Program: foreign(t, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	path := r.k.pins.linkPath("connect4")
+	if err := l.Pin(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.k.Attach(t.Context()); !errors.Is(err, ErrForeign) {
+		t.Errorf("attach: %v", err)
+	}
+	if err := r.k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Unload(r.cfg.BPFFS); !errors.Is(err, ErrForeign) {
+		t.Errorf("unload: %v", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	if err := l.Unpin(); err != nil {
+		t.Fatal(err)
+	}
+	r.open()
+}
+
+func TestOneDaemonPerPath(t *testing.T) {
+	r := newRig(t)
+	if _, err := Open(t.Context(), r.cfg); !errors.Is(err, ErrLocked) {
+		t.Errorf("second open: %v", err)
+	}
+	if err := Unload(r.cfg.BPFFS); !errors.Is(err, ErrLocked) {
+		t.Errorf("unload: %v", err)
+	}
+	if _, err := r.k.Verify(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnload(t *testing.T) {
+	r := newRig(t)
+	if err := r.k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	stray := filepath.Join(r.cfg.BPFFS, "somebody_elses")
+	if err := foreign(t, 1).Pin(stray); err != nil {
+		t.Fatal(err)
+	}
+	if err := Unload(r.cfg.BPFFS); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), "somebody_elses") {
+		t.Errorf("unload: %v", err)
+	}
+	if got := attached(t, r.cfg.Cgroup); len(got) != 0 {
+		t.Errorf("still attached: %v", got)
+	}
+	if err := os.Remove(stray); err != nil {
+		t.Error(err)
+	}
+	for range 2 { // again is a success
+		if err := Unload(r.cfg.BPFFS); err != nil {
+			t.Error(err)
+		}
+	}
+	if _, err := os.Stat(r.cfg.BPFFS); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("directory: %v", err)
+	}
+	r.open()
+}
+
+func TestRepair(t *testing.T) {
+	r := newRig(t, neverBounced)
+	s := r.serve(1, "127.0.0.1:0", echo)
+	r.put(vip4, s.Backend)
+	for name, harm := range map[string]func(){
+		"a link's pin is removed":      func() { must(0, os.Remove(r.k.pins.linkPath("connect4"))) },
+		"the state hook is removed":    func() { must(0, os.Remove(r.k.pins.linkPath("sockops"))) },
+		"another program in its place": func() { swapProgram(t, r) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			harm()
+			if _, err := r.k.Verify(t.Context()); !errors.Is(err, ErrNotAttached) {
+				t.Errorf("verify: %v", err)
+			} else {
+				t.Log(err)
+			}
+			if err := r.k.Attach(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := r.k.Verify(t.Context()); err != nil {
+				t.Error(err)
+			}
+			r.reach(vip4)
+		})
+	}
+	t.Run("a map's pin is removed", func(t *testing.T) {
+		path := r.k.pins.mapPath(lictorMapVips, thisVersion.layouts[lictorMapVips])
+		must(0, os.Remove(path))
+		if err := r.k.Attach(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.k.Close(); err != nil {
+			t.Fatal(err)
+		}
+		r.open()
+		if got := must(r.k.VIPs()); len(got) != 1 {
+			t.Errorf("VIPs %v after the pin was put back", got)
+		}
+	})
+}
+
+// swapProgram makes connect4's link lead to a program of ours that the daemon
+// did not load, as an older daemon's would be.
+func swapProgram(t *testing.T, r *rig) {
+	t.Helper()
+	spec := must(r.k.spec())
+	var objs lictorObjects
+	if err := spec.LoadAndAssign(&objs, &ebpf.CollectionOptions{MapReplacements: r.k.maps()}); err != nil {
+		t.Fatal(err)
+	}
+	defer objs.Close()
+	l := must(link.LoadPinnedLink(r.k.pins.linkPath("connect4"), nil))
+	defer l.Close()
+	if err := l.Update(objs.LictorConnect4); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheHookMovesWithTheCgroup(t *testing.T) {
+	r := newRig(t, neverBounced)
+	s := r.serve(1, "127.0.0.1:0", echo)
+	r.put(vip4, s.Backend)
+	r.reach(vip4)
+	former := r.cfg.Cgroup
+	if err := r.k.Close(); err != nil {
+		t.Fatal(err)
+	}
+	r.cfg.Cgroup = testenv.Cgroup(t)
+	r.open()
+	if _, err := r.k.Verify(t.Context()); !errors.Is(err, ErrNotAttached) {
+		t.Errorf("attached to another cgroup, and verified: %v", err)
+	}
+	if err := r.k.Attach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := r.k.Verify(t.Context()); err != nil || a.CgroupID != must(cgroup.ID(r.cfg.Cgroup)) || a.HostRoot {
+		t.Errorf("attachment %+v, %v", a, err)
+	}
+	r.wantErr(vip4, syscall.ENETUNREACH) // we are still in the former one
+	join(t, r.cfg.Cgroup)
+	r.reach(vip4)
+
+	// Removed and made again: the same path, another cgroup.
+	join(t, former)
+	if err := os.Remove(r.cfg.Cgroup); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.k.Verify(t.Context()); !errors.Is(err, ErrNotAttached) {
+		t.Errorf("verified without a cgroup: %v", err)
+	}
+	if err := os.Mkdir(r.cfg.Cgroup, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.k.Verify(t.Context()); !errors.Is(err, ErrNotAttached) {
+		t.Errorf("verified on a dead cgroup: %v", err)
+	}
+	if err := r.k.Attach(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	join(t, r.cfg.Cgroup)
+	r.reach(vip4)
+}
+
+// In a cgroup and one below it both hooks run for one connect.
+func TestNestedHooksRedirectOnce(t *testing.T) {
+	r := newRig(t, neverBounced)
+	s := r.serve(1, "127.0.0.1:0", echo)
+	r.put(vip4, s.Backend)
+	inner := filepath.Join(r.cfg.Cgroup, "inner")
+	if err := os.Mkdir(inner, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range hooks {
+		l, err := link.AttachCgroup(link.CgroupOptions{Path: inner, Attach: h.attach, Program: h.prog(&r.k.objs.lictorPrograms)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	join(t, inner)
+	defer join(t, r.cfg.Cgroup)
+	r.reach(vip4)
+	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1})
+}
