@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
@@ -49,7 +50,12 @@ func (s *Server) call(handler func(context.Context, request) (any, error)) http.
 		}
 		ctx, cancel := s.bounded(r)
 		defer cancel()
+		began := time.Now()
 		result, err := handler(ctx, req)
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			s.log.Debug("called", "method", r.Method, "path", r.URL.Path, "uid", req.caller.UID, "pid", req.caller.PID,
+				"took_ms", time.Since(began).Milliseconds(), "done", err == nil)
+		}
 		if err != nil {
 			s.writeError(w, r, err)
 			return

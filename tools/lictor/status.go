@@ -1,9 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 
@@ -19,6 +22,10 @@ func (a *app) statusCommand() *cobra.Command {
 Consul and its journal. Exit status 1 when it is not ready.`,
 		func(ctx context.Context, _ []string) error {
 			s, err := ask(a, func(c *v1.Client) (v1.Status, error) { return c.Status(ctx) })
+			var absent *v1.ConnectError
+			if errors.As(err, &absent) && a.pinned() {
+				return fmt.Errorf("%w. Its hook is still in the kernel: proxies are redirected meanwhile, but none can be registered", err)
+			}
 			if err != nil {
 				return err
 			}
@@ -34,6 +41,12 @@ Consul and its journal. Exit status 1 when it is not ready.`,
 			}
 			return nil
 		})
+}
+
+// pinned says whether there are pins where lictord leaves them.
+func (a *app) pinned() bool {
+	pins, err := os.ReadDir(cmp.Or(a.getenv("LICTOR_BPFFS"), defaultBPFFS))
+	return err == nil && len(pins) > 0
 }
 
 func (a *app) showStatus(s v1.Status) {
