@@ -137,7 +137,8 @@ verify: lint check-generate test-unit test ## all that must hold before a commit
 
 .PHONY: demo
 demo: root build parts ## three Consul servers, Envoys, failures and a live table; KEEP=1 leaves it running
-	KEEP=$(KEEP) $(GO) run ./tools/testbed/demo
+	@$(GO) build -o .cache/bin/demo ./tools/demo
+	@KEEP=$(KEEP) .cache/bin/demo
 
 .PHONY: clean
 clean: ## remove what was built; Consul, Envoy and the linter stay in .cache/bin
