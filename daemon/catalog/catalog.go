@@ -101,14 +101,14 @@ type timing struct {
 
 var defaultTiming = timing{
 	wait:      5 * time.Minute,
-	answer:    5 * time.Second,
+	answer:    2 * time.Second,
 	dial:      2 * time.Second,
 	heartbeat: 2 * time.Second,
 	quiet:     250 * time.Millisecond,
 	resolve:   time.Minute,
 	rotate:    50 * time.Millisecond,
 	backoff:   500 * time.Millisecond,
-	backoffTo: 10 * time.Second,
+	backoffTo: 5 * time.Second,
 	steady:    10 * time.Second,
 }
 

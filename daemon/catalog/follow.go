@@ -35,6 +35,9 @@ func (c *Catalog) follow(ctx context.Context) {
 		}
 		c.problem(target, err)
 		c.Refresh()
+		if timedOut(err) {
+			c.targets.postpone(target)
+		}
 		if time.Since(began) >= c.timing.steady {
 			failures = 0
 		}

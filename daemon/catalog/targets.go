@@ -39,6 +39,17 @@ func (t *targets) next() (addr string, n int) {
 	return addr, len(all)
 }
 
+// postpone lets the others go first twice more, as is due to a server that took
+// its time and answered nothing: while there is no leader to be found, all are
+// asked in turns, and each turn of a stopped server is lost.
+func (t *targets) postpone(addr string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at, ok := t.last[addr]; ok {
+		t.last[addr] = at + 2*uint64(len(t.all()))
+	}
+}
+
 func (t *targets) all() []string {
 	all := slices.Clone(t.operator)
 	for _, a := range t.catalog {
