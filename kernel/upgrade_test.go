@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -88,10 +89,16 @@ func (s *storm) stop(t *testing.T) uint64 {
 	return s.connects.Load()
 }
 
+// wait until the storm has made some more connects.
 func (s *storm) wait(t *testing.T, more uint64) {
 	t.Helper()
 	from := s.connects.Load()
-	eventually(t, "storm", func() bool { return s.connects.Load() >= from+more || s.failed.Load() != nil })
+	for end := time.Now().Add(time.Minute); s.connects.Load() < from+more && s.failed.Load() == nil; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Errorf("the storm made %d connects in a minute, want %d", s.connects.Load()-from, more)
+			return
+		}
+	}
 }
 
 // A daemon that is killed and started as another version, again and again: no

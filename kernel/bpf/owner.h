@@ -38,7 +38,7 @@ static __always_inline enum reason vip_read(const struct vip_key *key, struct vi
 		barrier();
 		if (v->gen == v->gen_last && v->sum == vip_sum(v) &&
 		    same_addr(v->key.addr, key->addr) && v->key.port == key->port &&
-		    v->key.proto == key->proto)
+		    v->key.proto == key->proto && v->n <= MAX_RANKED)
 			return REASON_NONE;
 	}
 	/* Fails closed: a guess could hand one proxy's token to another's server. */
