@@ -1,0 +1,72 @@
+package main
+
+import (
+	"bytes"
+	"testing"
+	"time"
+)
+
+func TestSpanAndSize(t *testing.T) {
+	for want, d := range map[string]time.Duration{
+		"0s": -time.Second, "59s": 59*time.Second + 999*time.Millisecond, "1m": time.Minute, "59m": time.Hour - time.Second,
+		"1h": time.Hour, "3h20m": 200 * time.Minute, "10h": 10*time.Hour + 59*time.Minute, "47h": 47 * time.Hour, "2d": 48 * time.Hour,
+	} {
+		if got := span(d); got != want {
+			t.Errorf("span(%v) = %q, want %q", d, got, want)
+		}
+	}
+	for want, n := range map[string]int64{
+		"0 B": 0, "999 B": 999, "1.0 kB": 1000, "12 kB": 12345, "1.2 MB": 1234567, "5000 TB": 5e15,
+	} {
+		if got := size(n); got != want {
+			t.Errorf("size(%d) = %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestCleanKeepsTextAndNoControls(t *testing.T) {
+	for in, want := range map[string]string{
+		"Büro → 7": "Büro → 7", "a\tb\nc": "a b c", "\x1b[2J": "�[2J", "\u202egnp": "�gnp", "\xff": "�",
+	} {
+		if got := clean(in); got != want {
+			t.Errorf("clean(%q) = %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestTableLeavesOutEmptyColumnsAndAlignsNumbers(t *testing.T) {
+	var out bytes.Buffer
+	tbl := table{heads: []string{"NAME", "RARE", "COUNT"}}
+	tbl.add("é", "", 7)
+	tbl.add("longer", "", 1234567)
+	tbl.print(&out)
+	const want = "NAME      COUNT\né             7\nlonger  1234567\n"
+	if out.String() != want {
+		t.Errorf("table =\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func TestProgress(t *testing.T) {
+	for name, tc := range map[string]struct {
+		terminal bool
+		step     time.Duration
+		want     string
+	}{
+		"short work says nothing":  {true, 100 * time.Millisecond, ""},
+		"drawn over on a terminal": {true, 600 * time.Millisecond, "\rverifying: 50 % of 4.0 kB\x1b[K\rverifying: 75 % of 4.0 kB\x1b[K\r\x1b[K"},
+		"seldom in a log":          {false, 6 * time.Second, "verifying: 25 % of 4.0 kB\nverifying: 75 % of 4.0 kB\n"},
+	} {
+		var out bytes.Buffer
+		now := today
+		a := &app{environment: environment{stderr: &out, terminal: tc.terminal, now: func() time.Time { return now }}}
+		p := a.progress("verifying")
+		for i := range 3 {
+			now = now.Add(tc.step)
+			p.at(int64(i+1)*1000, 4000)
+		}
+		p.end()
+		if out.String() != tc.want {
+			t.Errorf("%s: %q, want %q", name, out.String(), tc.want)
+		}
+	}
+}
