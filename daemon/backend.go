@@ -12,6 +12,7 @@ import (
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/bootstrap"
 	"github.com/lictor-mesh/lictor/daemon/owners"
+	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/server"
 	"github.com/lictor-mesh/lictor/state"
@@ -53,13 +54,14 @@ func named(req v1.RegisterRequest) bool {
 }
 
 func (b backend) Deregister(ctx context.Context, caller server.Caller, id string) error {
-	return problem(b.registry.Deregister(ctx, id, state.LeaveOperator, allow(caller)))
+	return problem(b.registry.Deregister(ctx, id, state.LeaveOperator, b.allow(caller)))
 }
 
 // allow refuses whoever is neither root nor in the owner's network namespace.
-func allow(caller server.Caller) func(state.Owner) error {
+func (b backend) allow(caller server.Caller) func(state.Owner) error {
 	return func(o state.Owner) error {
-		if caller.UID == 0 || o.Kind == state.OwnerNetns && o.ID != 0 && o.ID == caller.NetnsCookie {
+		own := o.Kind == state.OwnerNetns && o.ID == caller.NetnsCookie && reconcile.Resolved(o, b.resolver.BootID)
+		if caller.UID == 0 || own {
 			return nil
 		}
 		return fmt.Errorf("%w: the proxy belongs to another %s; ask from there, or as root", server.ErrForbidden, o.Kind)

@@ -164,6 +164,9 @@ func (b backend) proxyStatus(ctx context.Context, st *v1.Status) error {
 
 // Journal implements server.Backend.
 func (b backend) Journal(ctx context.Context, since uint64, follow bool, fn func(v1.JournalEvent) error) error {
+	if since == 0 { // all there is, not all there ever was
+		since = b.journal.Stats().First - 1
+	}
 	each := func(e state.Event) error {
 		line, err := journalEvent(e)
 		if err != nil {
