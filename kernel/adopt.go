@@ -45,8 +45,8 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, er
 			}
 			k.former[name] = append(k.former[name], formerMap{m, l})
 		}
-		if name == lictorMapSocks && len(k.former[name]) > 0 {
-			return nil, errors.New("the sockets' storage has a former layout, which cannot be carried over; run lictor unload, then start again")
+		if fixed := name == lictorMapSocks || name == lictorMapInflight; fixed && len(k.former[name]) > 0 {
+			return nil, fmt.Errorf("map %s has a former layout, which cannot be carried over; run lictor unload, then start again", name)
 		}
 		if maps[name], err = k.openMap(spec.Maps[name], k.pins.mapPath(name, layout), present); err != nil {
 			return nil, err
@@ -164,10 +164,7 @@ func mapID(m *ebpf.Map) (ebpf.MapID, error) {
 // them, what old programs still add included, and readers sum both.
 func (k *Kernel) copyState() error {
 	return errors.Join(
-		copyFormer(k, lictorMapVipState, k.objs.VipState, func(w *lictorVipWords) {
-			w.Count = lictorCounters{}
-			w.InflightAt = 0 // TCP's word on it may go to the former map
-		}),
+		copyFormer(k, lictorMapVipState, k.objs.VipState, func(w *lictorVipWords) { w.Count = lictorCounters{} }),
 		copyFormer(k, lictorMapServerState, k.objs.ServerState, func(*lictorServerWords) {}),
 	)
 }

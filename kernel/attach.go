@@ -153,7 +153,7 @@ func checkOurs(l link.Link, h hook, path string, ours []ebpf.MapID) (uint64, err
 // maps are the open maps of this layout, by name.
 func (k *Kernel) maps() map[string]*ebpf.Map {
 	return map[string]*ebpf.Map{
-		lictorMapVips: k.objs.Vips, lictorMapVipState: k.objs.VipState, lictorMapServerState: k.objs.ServerState,
+		lictorMapVips: k.objs.Vips, lictorMapVipState: k.objs.VipState, lictorMapInflight: k.objs.Inflight, lictorMapServerState: k.objs.ServerState,
 		lictorMapServerCounters: k.objs.ServerCounters, lictorMapServerLatency: k.objs.ServerLatency,
 		lictorMapReasons: k.objs.Reasons, lictorMapSocks: k.objs.Socks, lictorMapEvents: k.objs.Events,
 		lictorMapMeta: k.objs.Meta,

@@ -112,7 +112,7 @@ func (c *Counters) add(o Counters) {
 func vipStateOf(slot uint32, w *lictorVipWords) VIPState {
 	s := VIPState{
 		Slot:      slot,
-		LastSlot:  w.Last.Slot,
+		LastSlot:  w.LastSlot,
 		LastAt:    time.Duration(w.LastAt),
 		WaitUntil: time.Duration(w.WaitUntil),
 		Counters:  countersOf(w.Count),

@@ -85,6 +85,14 @@ const (
 	lictorHoldReasonHOLD_BOUNCED lictorHoldReason = 2
 )
 
+type lictorInflightWords struct {
+	_    structs.HostLayout
+	At   uint64
+	Task uint64
+	To   lictorBackend
+	Pad  uint32
+}
+
 type lictorLatency struct {
 	_       structs.HostLayout
 	Buckets [24]uint64
@@ -96,6 +104,7 @@ type lictorLayout uint32
 const (
 	lictorLayoutLAYOUT_VIPS            lictorLayout = 1
 	lictorLayoutLAYOUT_VIP_STATE       lictorLayout = 1
+	lictorLayoutLAYOUT_INFLIGHT        lictorLayout = 1
 	lictorLayoutLAYOUT_SERVER_STATE    lictorLayout = 1
 	lictorLayoutLAYOUT_SERVER_COUNTERS lictorLayout = 1
 	lictorLayoutLAYOUT_SERVER_LATENCY  lictorLayout = 1
@@ -221,17 +230,15 @@ type lictorVipKey struct {
 }
 
 type lictorVipWords struct {
-	_            structs.HostLayout
-	Holds        [8]lictorHold
-	WaitUntil    uint64
-	WaitMs       uint32
-	WaitSet      uint32
-	InflightAt   uint64
-	InflightTask uint64
-	LastAt       uint64
-	Last         lictorBackend
-	Pad          uint32
-	Count        lictorCounters
+	_         structs.HostLayout
+	Holds     [8]lictorHold
+	WaitUntil uint64
+	WaitMs    uint32
+	WaitSet   uint32
+	LastAt    uint64
+	LastSlot  uint16
+	Pad       [3]uint16
+	Count     lictorCounters
 }
 
 // Names of all BPF objects in the ELF.
@@ -239,6 +246,7 @@ type lictorVipWords struct {
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	lictorMapEvents              = "events"
+	lictorMapInflight            = "inflight"
 	lictorMapMeta                = "meta"
 	lictorMapReasons             = "reasons"
 	lictorMapServerCounters      = "server_counters"
@@ -329,6 +337,7 @@ type lictorProgramSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type lictorMapSpecs struct {
 	Events         *ebpf.MapSpec `ebpf:"events"`
+	Inflight       *ebpf.MapSpec `ebpf:"inflight"`
 	Meta           *ebpf.MapSpec `ebpf:"meta"`
 	Reasons        *ebpf.MapSpec `ebpf:"reasons"`
 	ServerCounters *ebpf.MapSpec `ebpf:"server_counters"`
@@ -381,6 +390,7 @@ func (o *lictorObjects) Close() error {
 // It can be passed to loadLictorObjects or ebpf.CollectionSpec.LoadAndAssign.
 type lictorMaps struct {
 	Events         *ebpf.Map `ebpf:"events"`
+	Inflight       *ebpf.Map `ebpf:"inflight"`
 	Meta           *ebpf.Map `ebpf:"meta"`
 	Reasons        *ebpf.Map `ebpf:"reasons"`
 	ServerCounters *ebpf.Map `ebpf:"server_counters"`
@@ -394,6 +404,7 @@ type lictorMaps struct {
 func (m *lictorMaps) Close() error {
 	return _LictorClose(
 		m.Events,
+		m.Inflight,
 		m.Meta,
 		m.Reasons,
 		m.ServerCounters,

@@ -157,6 +157,9 @@ func (k *Kernel) ResetVIP(slot uint32) error {
 	if err := k.objs.VipState.Update(slot, lictorVipWords{}, ebpf.UpdateExist); err != nil {
 		return fmt.Errorf("reset VIP slot %d: %w", slot, err)
 	}
+	if err := k.objs.Inflight.Update(slot, lictorInflightWords{}, ebpf.UpdateExist); err != nil {
+		return fmt.Errorf("reset VIP slot %d: %w", slot, err)
+	}
 	for _, m := range k.former[lictorMapVipState] {
 		if err := m.Update(slot, make([]byte, m.ValueSize()), ebpf.UpdateExist); err != nil {
 			return fmt.Errorf("reset VIP slot %d of a former layout: %w", slot, err)

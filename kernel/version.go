@@ -17,6 +17,7 @@ var thisVersion = version{
 	layouts: map[string]int{
 		lictorMapVips:           int(lictorLayoutLAYOUT_VIPS),
 		lictorMapVipState:       int(lictorLayoutLAYOUT_VIP_STATE),
+		lictorMapInflight:       int(lictorLayoutLAYOUT_INFLIGHT),
 		lictorMapServerState:    int(lictorLayoutLAYOUT_SERVER_STATE),
 		lictorMapServerCounters: int(lictorLayoutLAYOUT_SERVER_COUNTERS),
 		lictorMapServerLatency:  int(lictorLayoutLAYOUT_SERVER_LATENCY),

@@ -24,6 +24,7 @@ enum limit {
 enum layout {
 	LAYOUT_VIPS = 1,
 	LAYOUT_VIP_STATE = 1,
+	LAYOUT_INFLIGHT = 1,
 	LAYOUT_SERVER_STATE = 1,
 	LAYOUT_SERVER_COUNTERS = 1,
 	LAYOUT_SERVER_LATENCY = 1,
@@ -143,17 +144,28 @@ _Static_assert(sizeof(struct counters) == 64, "counters");
 /* What the kernel alone writes about a VIP. */
 struct vip_words {
 	struct hold holds[MAX_RANKED];
-	__u64 wait_until;    /* ns; connects are refused until then */
-	__u32 wait_ms;	     /* length of that wait before jitter */
-	__u32 wait_set;	     /* vip.set under which it began */
-	__u64 inflight_at;   /* ns; a redirect of which TCP has said nothing yet, or 0 */
-	__u64 inflight_task; /* bpf_get_current_pid_tgid() of it */
-	__u64 last_at;	     /* ns; of the last redirect */
-	struct backend last; /* where it went; what is in flight is the last one */
-	__u32 pad;
+	__u64 wait_until; /* ns; connects are refused until then */
+	__u32 wait_ms;	  /* length of that wait before jitter */
+	__u32 wait_set;	  /* vip.set under which it began */
+	__u64 last_at;	  /* ns; of the last redirect */
+	__u16 last_slot;  /* server of it */
+	__u16 pad[3];
 	struct counters count;
 };
-_Static_assert(sizeof(struct vip_words) == 256, "vip_words");
+_Static_assert(sizeof(struct vip_words) == 224, "vip_words");
+
+/*
+ * A redirect of a VIP of which TCP has said nothing yet. In a map of its own
+ * whose layout never changes: during an upgrade one version's connect sets the
+ * word and another version's sockops clears it.
+ */
+struct inflight_words {
+	__u64 at;   /* ns; 0: none */
+	__u64 task; /* bpf_get_current_pid_tgid() of it */
+	struct backend to;
+	__u32 pad;
+};
+_Static_assert(sizeof(struct inflight_words) == 40, "inflight_words");
 
 struct server_words {
 	__u64 refused_at; /* ns; last reset in answer to a SYN, 0 once one is answered */

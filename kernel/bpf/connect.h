@@ -82,21 +82,27 @@ static __always_inline int untouched(struct bpf_sock_addr *ctx, const __be32 *ad
 
 /*
  * A connect can end after the hook and before TCP sends a SYN (no route, no
- * local port, V6ONLY), and no event tells. The redirect stays noted in the
- * VIP's state until TCP takes it up: found there by the same thread, which
- * cannot be in two connects, or long after, it has failed.
+ * local port, V6ONLY), and no event tells. The redirect stays noted as in
+ * flight until TCP takes it up: found there by the same thread, which cannot be
+ * in two connects, or long after, it has failed.
  */
 static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vip_key *key,
-				      const struct vip *v, struct vip_words *st, __u64 now)
+				      __u32 vip_slot, __u64 now)
 {
-	__u64 at = st->inflight_at, task = st->inflight_task;
-	bool mine = task == bpf_get_current_pid_tgid();
+	struct inflight_words *f = inflight_of(vip_slot);
+	__u64 at, task;
 	struct event *e;
+	bool mine;
 
-	if (!at || (!mine && at + INFLIGHT_NS > now))
+	if (!f || !f->at)
 		return;
-	st->inflight_at = 0;
-	hold_down(v->slot, st->last.slot, at, HOLD_FAILED);
+	at = f->at;
+	task = f->task;
+	mine = task == bpf_get_current_pid_tgid();
+	if (!mine && at + INFLIGHT_NS > now)
+		return;
+	f->at = 0;
+	hold_down(vip_slot, f->to.slot, at, HOLD_FAILED);
 
 	e = event_new(EVENT_FAILED_LOCAL, now);
 	if (!e)
@@ -107,11 +113,22 @@ static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vi
 		e->pid = task >> 32;
 	copy_addr(e->vip_addr, key->addr);
 	e->vip_port = key->port;
-	e->vip_slot = v->slot;
-	e->server_slot = st->last.slot;
-	copy_addr(e->server_addr, st->last.addr);
-	e->server_port = st->last.port;
+	e->vip_slot = vip_slot;
+	e->server_slot = f->to.slot;
+	copy_addr(e->server_addr, f->to.addr);
+	e->server_port = f->to.port;
 	bpf_ringbuf_submit(e, 0);
+}
+
+static __always_inline void note_inflight(__u32 vip_slot, const struct backend *to, __u64 now)
+{
+	struct inflight_words *f = inflight_of(vip_slot);
+
+	if (!f)
+		return;
+	f->task = bpf_get_current_pid_tgid();
+	f->to = *to;
+	f->at = now;
 }
 
 static __always_inline int set_opt(struct bpf_sock_addr *ctx, int level, int opt, int value)
@@ -194,17 +211,17 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 	if (!st) /* a slot that does not exist: damaged, so closed */
 		return deny(ctx, key, REASON_TORN, v.slot);
 
-	check_inflight(ctx, key, &v, st, now);
+	check_inflight(ctx, key, v.slot, now);
 	if (choose(&v, now, out) && must_wait(st, &v, now))
 		return deny(ctx, key, REASON_WAITING, v.slot);
 
-	st->last = *out;
+	st->last_slot = out->slot;
 	st->last_at = now;
 	if (track(ctx, key, &v, out, now)) {
 		srv = counters_of(out->slot);
 		COUNT(srv, st, redirected, 1);
-		st->inflight_task = bpf_get_current_pid_tgid();
-		st->inflight_at = syn_may_wait(ctx) ? 0 : now;
+		if (!syn_may_wait(ctx))
+			note_inflight(v.slot, out, now);
 	} else {
 		/* Fails open: without memory a proxy still gets its server. */
 		count(REASON_UNTRACKED);

@@ -37,6 +37,13 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, MAX_VIPS);
+	__type(key, __u32);
+	__type(value, struct inflight_words);
+} inflight SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, MAX_SERVERS);
 	__type(key, __u32);
 	__type(value, struct server_words);
@@ -130,6 +137,11 @@ static __always_inline struct counters *counters_of(__u32 server_slot)
 static __always_inline struct vip_words *state_of(__u32 vip_slot)
 {
 	return bpf_map_lookup_elem(&vip_state, &vip_slot);
+}
+
+static __always_inline struct inflight_words *inflight_of(__u32 vip_slot)
+{
+	return bpf_map_lookup_elem(&inflight, &vip_slot);
 }
 
 /* Add to a counter of the server and to the VIP's own. */

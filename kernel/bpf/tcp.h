@@ -67,6 +67,7 @@ static __always_inline bool exiting(void)
 static __always_inline void tcp_attempted(struct bpf_sock_ops *ctx, struct sock_info *s)
 {
 	struct vip_words *st = state_of(s->vip_slot);
+	struct inflight_words *f = inflight_of(s->vip_slot);
 	struct counters *srv = counters_of(s->server_slot);
 
 	if (!peer_is_server(ctx, s)) {
@@ -76,12 +77,10 @@ static __always_inline void tcp_attempted(struct bpf_sock_ops *ctx, struct sock_
 	}
 	s->phase = PHASE_ATTEMPTED;
 	COUNT(srv, st, attempted, 1);
-	if (st) {
-		if (st->inflight_at == s->t_connect)
-			st->inflight_at = 0;
-		/* A slow connect may have been taken for a local failure meanwhile. */
-		release_at(s->vip_slot, s->t_connect);
-	}
+	if (f && f->at == s->t_connect)
+		f->at = 0;
+	/* A slow connect may have been taken for a local failure meanwhile. */
+	release_at(s->vip_slot, s->t_connect);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
