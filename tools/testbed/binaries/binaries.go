@@ -162,9 +162,9 @@ func ticking(progress io.Writer, name string, started time.Time) (stop func()) {
 }
 
 // Root is the directory of this repository, found upwards from the working
-// directory, or LICTOR_ROOT.
+// directory, or TESTBED_ROOT.
 func Root() (string, error) {
-	if root := os.Getenv("LICTOR_ROOT"); root != "" {
+	if root := os.Getenv("TESTBED_ROOT"); root != "" {
 		return root, nil
 	}
 	dir, err := os.Getwd()
@@ -178,7 +178,7 @@ func Root() (string, error) {
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", errors.New("find repository: not below a checkout of lictor: go there, or set LICTOR_ROOT")
+			return "", errors.New("find repository: not below a checkout of lictor: go there, or set TESTBED_ROOT")
 		}
 		dir = parent
 	}

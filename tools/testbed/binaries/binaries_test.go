@@ -18,7 +18,7 @@ func repository(t *testing.T) (gizmo tool, root string, made *atomic.Int32) {
 	t.Helper()
 	root, made = t.TempDir(), new(atomic.Int32)
 	write(t, filepath.Join(root, "tools/deps/gizmo/pin"), "v1")
-	t.Setenv("LICTOR_ROOT", root)
+	t.Setenv("TESTBED_ROOT", root)
 	t.Setenv("GIZMO", "")
 	t.Setenv("PATH", t.TempDir())
 	return tool{
