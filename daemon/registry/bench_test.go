@@ -44,7 +44,7 @@ func filled(b *testing.B, n int) *Registry {
 	})
 	r.applyServers(specs("s1", "s2", "s3"))
 	for i := range n {
-		batch := &batch{taken: map[uint32]bool{}}
+		batch := &batch{set: r.set, taken: map[uint32]bool{}}
 		bodies, err := r.grant(batch, request(fmt.Sprintf("proxy-%d", i)))
 		if err != nil {
 			b.Fatal(err)
