@@ -1,0 +1,123 @@
+package catalog
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestDNS(t *testing.T) {
+	f := newFake(t, node("a", "10.0.0.1", 8502))
+	ap := netip.MustParseAddrPort(f.addr())
+	var mu sync.Mutex
+	answer, asked := []netip.Addr(nil), 0
+	cfg := Config{
+		Addresses: "consul.example", HTTPPort: ap.Port(), TLS: TLS{Disabled: true}, Dial: dialLoopback,
+		Lookup: func(_ context.Context, host string) ([]netip.Addr, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if asked++; host != "consul.example" {
+				return nil, fmt.Errorf("asked for %s", host)
+			}
+			return answer, nil
+		},
+	}
+	c := start(t, cfg)
+	eventually(t, c, "unresolved", func(s Status) bool { return strings.Contains(s.Problem, "consul.example") })
+	mu.Lock()
+	answer = []netip.Addr{netip.MustParseAddr("127.0.0.2")} // where nobody listens
+	mu.Unlock()
+	eventually(t, c, "refused", func(s Status) bool { return strings.Contains(s.Problem, "127.0.0.2") })
+	mu.Lock()
+	answer = []netip.Addr{ap.Addr()} // resolved again on failure, long before the minute
+	mu.Unlock()
+	want(t, c, "a")
+}
+
+func TestExec(t *testing.T) {
+	f := newFake(t, node("a", "10.0.0.1", 8502))
+	dir := t.TempDir()
+	script := filepath.Join(dir, "servers")
+	writeFile(t, script, "#!/bin/sh\necho no permission >&2\nexit 3\n")
+	if err := os.Chmod(script, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, Config{Addresses: "exec=" + script + " --all", TLS: TLS{Disabled: true}, Dial: dialLoopback})
+	eventually(t, c, "fails", func(s Status) bool { return strings.Contains(s.Problem, "no permission") })
+	writeFile(t, script, "#!/bin/sh\n")
+	eventually(t, c, "prints nothing", func(s Status) bool { return strings.Contains(s.Problem, "prints no addresses") })
+	writeFile(t, script, "#!/bin/sh\n[ \"$1\" = --all ] && echo "+f.addr()+"\n")
+	want(t, c, "a")
+}
+
+// A command that hangs does not keep the daemon from stopping.
+func TestExecHangs(t *testing.T) {
+	c, err := New(Config{Addresses: "exec=/bin/sleep 60", TLS: TLS{Disabled: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	began := time.Now()
+	if err := c.Run(ctx); err != nil || time.Since(began) > 2*time.Second {
+		t.Errorf("Run ended with %v after %v", err, time.Since(began))
+	}
+}
+
+func TestWatchDisabled(t *testing.T) {
+	var mu sync.Mutex
+	answer, fail := []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("fd00::1")}, error(nil)
+	c := start(t, Config{
+		Addresses: "lb.example,[fd00::9]:9000", WatchDisabled: true, TLS: TLS{Disabled: true},
+		Lookup: func(context.Context, string) ([]netip.Addr, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return answer, fail
+		},
+		Dial: func(context.Context, string, string) (net.Conn, error) {
+			t.Error("asked a server")
+			return nil, net.ErrClosed
+		},
+	}, func(tm *timing) { tm.resolve = 50 * time.Millisecond })
+	got := want(t, c, "10.1.0.1:8502", "[fd00::1]:8502", "[fd00::9]:9000")
+	if got[0].Addr4 != netip.MustParseAddr("10.1.0.1") || got[1].Addr6 != netip.MustParseAddr("fd00::1") || got[2].Port != 9000 {
+		t.Errorf("servers %+v", got)
+	}
+	mu.Lock()
+	answer, fail = nil, &net.DNSError{Err: "no such host", Name: "lb.example"}
+	mu.Unlock()
+	eventually(t, c, "unresolved", func(s Status) bool { return s.Errors > 1 && strings.Contains(s.Problem, "lb.example") })
+	none(t, c)
+	mu.Lock()
+	answer, fail = []netip.Addr{netip.MustParseAddr("10.1.0.2")}, nil
+	mu.Unlock()
+	want(t, c, "10.1.0.2:8502", "[fd00::9]:9000")
+	if s := c.Status(); s.Problem != "" || s.Server == "" {
+		t.Errorf("status %+v", s)
+	}
+}
+
+func TestParseAddresses(t *testing.T) {
+	for in, want := range map[string]string{
+		"10.0.0.1":                       "{[{10.0.0.1 0}] []}",
+		" a.example, 10.0.0.1:8501 ,::1": "{[{a.example 0} {10.0.0.1 8501} {::1 0}] []}",
+		"[::1]:80,[fd00::1]":             "{[{::1 80} {fd00::1 0}] []}",
+		"exec=/bin/find --servers x":     "{[] [/bin/find --servers x]}",
+	} {
+		if got, err := parseAddresses(in); err != nil || fmt.Sprint(got) != want {
+			t.Errorf("%q: %v, %v", in, got, err)
+		}
+	}
+	for _, in := range []string{"", " , ", "exec=", "https://consul:8501", "a:0", "a:b", ":80", "a:1:2", "a:70000"} {
+		if got, err := parseAddresses(in); err == nil {
+			t.Errorf("%q: taken as %v", in, got)
+		}
+	}
+}
