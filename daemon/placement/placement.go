@@ -48,11 +48,17 @@ func Unsettled(p *state.Proxy, vs kernel.VIPState, slots map[uint16]string, now,
 
 // elsewhere gives the server of the last connect when it is ranked, but not
 // first. A connection older than the placement says nothing: the proxy was
-// placed elsewhere while it lived, and goes there when it connects again.
+// placed elsewhere while it lived, and goes there when it connects again. Nor
+// does a connect that failed or was refused: the next one goes elsewhere.
 func elsewhere(p *state.Proxy, vs kernel.VIPState, slots map[uint16]string, placed time.Duration) (string, bool) {
 	used, ok := slots[vs.LastSlot]
 	if !ok || vs.LastAt < placed || len(p.Ranked) == 0 || used == p.Ranked[0] || !slices.Contains(p.Ranked, used) {
 		return "", false
+	}
+	for _, h := range vs.Holds {
+		if h.Slot == vs.LastSlot && h.Reason != kernel.HoldNone && h.At >= vs.LastAt {
+			return "", false
+		}
 	}
 	return used, true
 }

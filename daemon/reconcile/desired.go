@@ -8,8 +8,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
 )
@@ -51,7 +49,7 @@ func Usable(s state.State, id string) bool {
 
 // Desired gives the entries of one proxy, one per family that has a VIP.
 func (d Deriver) Desired(s state.State, p *state.Proxy, set uint32) []kernel.VIP {
-	var vips []kernel.VIP
+	vips := make([]kernel.VIP, 0, 2)
 	for _, addr := range []netip.Addr{p.VIP, p.VIP6} {
 		if !addr.IsValid() {
 			continue
@@ -69,13 +67,13 @@ func (d Deriver) Desired(s state.State, p *state.Proxy, set uint32) []kernel.VIP
 
 // Key is the key of a VIP's entry.
 func (d Deriver) Key(addr netip.Addr) kernel.VIPKey {
-	return kernel.VIPKey{Addr: netip.AddrPortFrom(addr, d.Port), Proto: unix.IPPROTO_TCP}
+	return kernel.VIPKey{Addr: netip.AddrPortFrom(addr, d.Port), Proto: kernel.ProtoTCP}
 }
 
 // backends keeps what can be connected to now: a server that is gone or
 // drained drops out at once, before its proxies have been placed anew.
 func backends(s state.State, ranked []string, v4 bool) []kernel.Backend {
-	var out []kernel.Backend
+	out := make([]kernel.Backend, 0, min(len(ranked), kernel.MaxRanked))
 	for _, id := range ranked {
 		if !Usable(s, id) || len(out) == kernel.MaxRanked {
 			continue

@@ -29,18 +29,18 @@ func (c Changes) Empty() bool { return len(c.Put) == 0 && len(c.Delete) == 0 }
 
 // Diff compares the map's entries with the desired ones.
 func Diff(desired, actual []kernel.VIP) Changes {
-	have := make(map[kernel.VIPKey]kernel.VIP, len(actual))
-	for _, v := range actual {
-		have[v.Key] = v
+	have := make(map[kernel.VIPKey]int, len(actual)) // where in actual
+	for i, v := range actual {
+		have[v.Key] = i
 	}
 	c := Changes{Drift: map[Drift]int{}}
 	for _, want := range desired {
-		got, ok := have[want.Key]
+		at, ok := have[want.Key]
 		delete(have, want.Key)
 		switch {
 		case !ok:
 			c.Drift[DriftMissing]++
-		case !Same(got, want):
+		case !Same(actual[at], want):
 			c.Drift[DriftChanged]++
 		default:
 			continue
