@@ -5,6 +5,7 @@ package connections
 import (
 	"context"
 	"sync"
+	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
@@ -19,11 +20,22 @@ type Hub struct {
 	followers map[*follower]struct{}
 }
 
+// follower is one who follows, with what it has still to be told.
 type follower struct {
-	// events holds those not taken yet, in order. Publish never waits for
-	// room: it counts in lost.
-	events chan v1.ConnectionEvent
-	lost   uint64 // guarded by Hub.mu: lost since the last line that said so
+	wake chan struct{} // buffered for one; a wake-up that is due already is enough
+
+	// events are in order, at most buffered of them and a line about what came
+	// after these. Guarded by Hub.mu.
+	events []v1.ConnectionEvent
+}
+
+// lose counts n events as lost, where they would be.
+func (f *follower) lose(n uint64) {
+	if last := len(f.events) - 1; last >= 0 && f.events[last].Kind == v1.ConnectionsDropped {
+		f.events[last].Dropped += n
+		return
+	}
+	f.events = append(f.events, v1.ConnectionEvent{Kind: v1.ConnectionsDropped, Time: time.Now().UTC(), Dropped: n})
 }
 
 // Followed says whether anybody would see an event, so that the work of
@@ -34,36 +46,42 @@ func (h *Hub) Followed() bool {
 	return len(h.followers) > 0
 }
 
-// Publish hands an event to all followers. It never blocks.
+// Publish hands an event to all followers. It never waits for one: who is too
+// far behind loses the event, and is told how many it lost.
 func (h *Hub) Publish(e v1.ConnectionEvent) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for f := range h.followers {
-		if f.lost > 0 && cap(f.events)-len(f.events) >= 2 {
-			f.events <- v1.ConnectionEvent{Kind: v1.ConnectionsDropped, Time: e.Time, Dropped: f.lost}
-			f.lost = 0
+	h.each(func(f *follower) {
+		if len(f.events) >= buffered {
+			f.lose(1)
+			return
 		}
-		select {
-		case f.events <- e:
-		default:
-			f.lost++
-		}
-	}
+		f.events = append(f.events, e)
+	})
 }
 
 // Lost tells all followers that the kernel dropped n events.
 func (h *Hub) Lost(n uint64) {
+	if n > 0 {
+		h.each(func(f *follower) { f.lose(n) })
+	}
+}
+
+func (h *Hub) each(tell func(*follower)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for f := range h.followers {
-		f.lost += n
+		tell(f)
+		select {
+		case f.wake <- struct{}{}:
+		default:
+		}
 	}
 }
 
 // Follow calls fn for each event from now on, until ctx ends or fn fails, and
-// returns fn's error, or nil.
+// returns fn's error, or nil. Where events were lost there is one of kind
+// v1.ConnectionsDropped in their place.
 func (h *Hub) Follow(ctx context.Context, fn func(v1.ConnectionEvent) error) error {
-	f := &follower{events: make(chan v1.ConnectionEvent, buffered)}
+	f := &follower{wake: make(chan struct{}, 1)}
 	h.mu.Lock()
 	if h.followers == nil {
 		h.followers = map[*follower]struct{}{}
@@ -79,10 +97,24 @@ func (h *Hub) Follow(ctx context.Context, fn func(v1.ConnectionEvent) error) err
 		select {
 		case <-ctx.Done():
 			return nil
-		case e := <-f.events:
+		case <-f.wake:
+		}
+		for _, e := range h.take(f) {
+			if ctx.Err() != nil {
+				return nil
+			}
 			if err := fn(e); err != nil {
 				return err
 			}
 		}
 	}
+}
+
+// take gives what a follower has to be told, and makes room for more.
+func (h *Hub) take(f *follower) []v1.ConnectionEvent {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	events := f.events
+	f.events = nil
+	return events
 }
