@@ -172,6 +172,7 @@ const (
 type lictorServerWords struct {
 	_         structs.HostLayout
 	RefusedAt uint64
+	ServedAt  uint64
 }
 
 type lictorSockInfo struct {

@@ -169,8 +169,9 @@ _Static_assert(sizeof(struct inflight_words) == 40, "inflight_words");
 
 struct server_words {
 	__u64 refused_at; /* ns; last reset in answer to a SYN, 0 once one is answered */
+	__u64 served_at;  /* ns; when a new connection had last received enough to be no refusal */
 };
-_Static_assert(sizeof(struct server_words) == 8, "server_words");
+_Static_assert(sizeof(struct server_words) == 16, "server_words");
 
 struct latency {
 	__u64 buckets[LATENCY_BUCKETS]; /* [i]: shorter than 1 << i us */

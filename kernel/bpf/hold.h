@@ -4,8 +4,8 @@
  *
  * The functions with loops are global and take numbers only, so that the
  * verifier looks at each of them once instead of on every path to it, and the
- * entry point's stack has room for a whole entry. Plain stores: two CPUs that race lose at most one hold, which costs one
- * connect more.
+ * entry point's stack has room for a whole entry. Plain stores: two CPUs that
+ * race lose at most one hold, which costs one connect more.
  */
 #ifndef LICTOR_HOLD_H
 #define LICTOR_HOLD_H
@@ -92,28 +92,41 @@ __noinline __u64 held_at(__u32 vip_slot, __u16 slot, __u64 now)
 	return at;
 }
 
+/* Whether the server has taken somebody of this host since. */
+static __always_inline bool served_since(__u16 slot, __u64 at)
+{
+	__u32 i = slot;
+	struct server_words *srv = bpf_map_lookup_elem(&server_state, &i);
+
+	return srv && srv->served_at > at;
+}
+
 /*
- * The first ranked server that is not held down, else the one held longest.
- * Returns whether all are held.
+ * The first ranked server that is not held down. When all are, one that has
+ * served another VIP since: it has room again, and whoever waited is let
+ * through to it once. Else the one held longest; returns whether it is that.
  */
 static __always_inline bool choose(const struct vip *v, __u64 now, struct backend *out)
 {
 	__u64 oldest = ~0ULL;
 	bool found = false;
+	bool room = false;
 
 #pragma clang loop unroll(full)
 	for (int i = 0; i < MAX_RANKED; i++) {
 		if (i < v->n && !found) {
 			__u64 at = held_at(v->slot, v->ranked[i].slot, now);
+			bool again = at && !room && served_since(v->ranked[i].slot, at);
 
 			found = !at;
-			if (at < oldest) {
+			if (found || again || (!room && at < oldest)) {
 				oldest = at;
 				*out = v->ranked[i];
 			}
+			room |= again;
 		}
 	}
-	return !found;
+	return !found && !room;
 }
 
 /*

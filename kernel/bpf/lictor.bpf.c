@@ -120,7 +120,8 @@ int lictor_sockops(struct bpf_sock_ops *ctx)
 	struct bpf_sock *sk;
 	struct sock_info *s;
 
-	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB)
+	if (ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB && ctx->op != BPF_SOCK_OPS_STATE_CB &&
+	    ctx->op != BPF_SOCK_OPS_RTT_CB)
 		return ALLOW;
 	sk = ctx->sk;
 	if (!sk)
@@ -130,6 +131,8 @@ int lictor_sockops(struct bpf_sock_ops *ctx)
 		return ALLOW;
 	if (ctx->op == BPF_SOCK_OPS_STATE_CB)
 		tcp_state(ctx, s, sk);
+	else if (ctx->op == BPF_SOCK_OPS_RTT_CB)
+		tcp_rtt(ctx, s);
 	else if (s->phase == PHASE_REDIRECTED)
 		tcp_attempted(ctx, s);
 	return ALLOW;

@@ -116,7 +116,36 @@ static __always_inline void tcp_established(struct bpf_sock_ops *ctx, struct soc
 	if (ss && ss->refused_at)
 		ss->refused_at = 0;
 	release(s->vip_slot, slot, HOLD_FAILED);
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 	event_tcp(ctx, s, EVENT_ESTABLISHED, now, s->t_connect, 0);
+}
+
+/* It serves: what it refused this VIP before is forgiven, and nobody waits for it. */
+static __always_inline void tcp_served(struct sock_info *s, __u64 now)
+{
+	__u32 slot = s->server_slot;
+	struct vip_words *st = state_of(s->vip_slot);
+	struct server_words *ss = bpf_map_lookup_elem(&server_state, &slot);
+
+	release(s->vip_slot, slot, HOLD_NONE);
+	if (st) {
+		st->wait_ms = 0;
+		st->wait_until = 0;
+	}
+	if (ss)
+		ss->served_at = now;
+}
+
+/* At each measurement of a young connection's round trip, until it is served. */
+static __always_inline void tcp_rtt(struct bpf_sock_ops *ctx, struct sock_info *s)
+{
+	bool served = s->phase == PHASE_ESTABLISHED && ctx->bytes_received >= bounce_bytes;
+
+	if (!served && s->phase == PHASE_ESTABLISHED)
+		return;
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags & ~BPF_SOCK_OPS_RTT_CB_FLAG);
+	if (served)
+		tcp_served(s, bpf_ktime_get_ns());
 }
 
 static __always_inline void tcp_failed(struct bpf_sock_ops *ctx, struct sock_info *s, __u64 now,
@@ -199,10 +228,7 @@ static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_inf
 		} else if (bounced) {
 			hold_down(s->vip_slot, s->server_slot, now, HOLD_BOUNCED);
 		} else if (!aborted && (!young || s->bytes_in >= bounce_bytes)) {
-			/* It served: what it refused before is forgiven, and nobody waits. */
-			release(s->vip_slot, s->server_slot, HOLD_NONE);
-			st->wait_ms = 0;
-			st->wait_until = 0;
+			tcp_served(s, now);
 		}
 	}
 	event_tcp(ctx, s, bounced ? EVENT_BOUNCED : EVENT_CLOSED, now, s->t_established, err);
