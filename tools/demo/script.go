@@ -1,0 +1,342 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/bed"
+)
+
+// soon is the limit of a change's way to every Envoy. It is well below the 5 s
+// after which Consul's catalog knows that a server died: what arrives in it did
+// not wait for that.
+const soon = 3 * time.Second
+
+// script is what the demo does, in this order. The steps share the demo's
+// fields; a step that sets what later ones read is needed.
+func (d *demo) script() []step {
+	var s scene
+	on := func(do func(*scene, context.Context) (finding, error)) func(context.Context) (finding, error) {
+		s.demo = d
+		return func(ctx context.Context) (finding, error) { return do(&s, ctx) }
+	}
+	return []step{
+		{"three Consul servers have elected a leader", time.Minute, true, on((*scene).startServers)},
+		{"lictord is ready: a connect of its own has tried the hook", 20 * time.Second, true, d.startLictor},
+		{"eight Envoys have their configuration, each through its VIP", time.Minute, true, on((*scene).startEnvoys)},
+		{"they are spread evenly, and lictord counts what the kernel has", 5 * time.Second, false, on((*scene).spread)},
+		{"HTTP requests go from web to api and from shop to stock", 20 * time.Second, true, d.startRequests},
+		{"a change of configuration reaches every Envoy", soon, false, on((*scene).change)},
+		{"kill -9 of a Consul server: a change made then reaches every Envoy", soon, false, on((*scene).killServer)},
+		{"the catalog drops the server; requests had gone on", 20 * time.Second, false, on((*scene).dropServer)},
+		{"kill -9 of lictord: a new Envoy gets its configuration", 10 * time.Second, true, on((*scene).killLictor)},
+		{"while lictord is dead a change reaches all nine Envoys", soon, false, on((*scene).change)},
+		{"lictord is started again: the assignments are the same", 20 * time.Second, true, on((*scene).restartLictor)},
+		{"the counts are intact, with what happened while it was dead", 5 * time.Second, false, on((*scene).compareCounts)},
+		{"the killed server is back, and lictord has it in use", 45 * time.Second, false, on((*scene).restartServer)},
+		{"a last change reaches all nine Envoys", soon, false, on((*scene).change)},
+		{"no request failed, from the first to the last", 5 * time.Second, false, d.requestsHeld},
+	}
+}
+
+// scene is what the steps tell each other.
+type scene struct {
+	demo   *demo
+	victim *bed.Server // killed
+	killed time.Time
+	// answered are the requests that had been when the server was killed.
+	answered int
+	before   books // lictord's, as it was killed
+}
+
+func (s *scene) startServers(ctx context.Context) (finding, error) {
+	m := s.demo.mesh
+	var err error
+	if m.cluster, err = m.bed.StartCluster(ctx, bed.ClusterOptions{Servers: 3}); err != nil {
+		return finding{}, err
+	}
+	leader, err := m.cluster.Leader(ctx)
+	if err != nil {
+		return finding{}, err
+	}
+	return finding{note: "the leader is " + leader.Name}, nil
+}
+
+func (d *demo) startLictor(ctx context.Context) (finding, error) {
+	m := d.mesh
+	host, err := m.bed.NewHost("host-1")
+	if err != nil {
+		return finding{}, err
+	}
+	if err := m.makePods(host); err != nil {
+		return finding{}, err
+	}
+	started := time.Now()
+	if m.lictor, err = host.StartLictor(bed.LictorOptions{Cluster: m.cluster}); err != nil {
+		return finding{}, err
+	}
+	m.client = m.lictor.Client()
+	if err := m.lictor.WaitReady(ctx); err != nil {
+		return finding{}, err
+	}
+	took := time.Since(started)
+	d.look()
+	status, err := m.client.Status(ctx)
+	if err == nil && !status.Attachment.InEffect {
+		err = errors.New(status.Attachment.Problem)
+	}
+	return finding{took, "VIPs are in " + strings.Join(status.Pools, " and ")}, err
+}
+
+func (s *scene) startEnvoys(ctx context.Context) (finding, error) {
+	m := s.demo.mesh
+	if err := m.fillCatalog(ctx); err != nil {
+		return finding{}, err
+	}
+	s.demo.feed.say("demo     %d more proxies are in the catalog, for room: a server takes 1.1 × proxies / servers", elsewhere)
+	took := make([]time.Duration, len(m.early()))
+	var all errgroup.Group
+	all.SetLimit(4) // there may be two cores only
+	for i, who := range m.early() {
+		all.Go(func() (err error) {
+			if err := m.register(ctx, who); err != nil {
+				return err
+			}
+			took[i], err = m.start(ctx, who)
+			return err
+		})
+	}
+	err := all.Wait()
+	slices.Sort(took)
+	return finding{note: fmt.Sprintf("each after %s to %s from the start of its process", seconds(took[0]), seconds(took[len(took)-1]))}, err
+}
+
+func (s *scene) spread(ctx context.Context) (finding, error) {
+	books, err := s.demo.mesh.agree(ctx)
+	if err != nil {
+		return finding{}, err
+	}
+	var loads []int
+	var text []string
+	for _, server := range s.demo.mesh.cluster.Servers() {
+		loads = append(loads, books.streams[server.Name])
+		text = append(text, fmt.Sprintf("%s %d", server.Name, books.streams[server.Name]))
+	}
+	if slices.Max(loads)-slices.Min(loads) > 1 {
+		return finding{}, fmt.Errorf("streams differ by more than one: %s", strings.Join(text, ", "))
+	}
+	return finding{note: "streams: " + strings.Join(text, ", ")}, nil
+}
+
+func (d *demo) startRequests(ctx context.Context) (finding, error) {
+	for _, p := range d.mesh.pairs {
+		if err := p.waitAnswer(ctx); err != nil {
+			return finding{}, err
+		}
+		d.beside(p.run)
+	}
+	return finding{note: fmt.Sprintf("each pair sends one every %d ms from now on, on a new connection", requestsEvery.Milliseconds())}, nil
+}
+
+func (s *scene) change(ctx context.Context) (finding, error) {
+	took, err := s.demo.mesh.change(ctx, time.Now())
+	return finding{took: took.last()}, err
+}
+
+func (s *scene) killServer(ctx context.Context) (finding, error) {
+	m := s.demo.mesh
+	victim, err := m.victim(ctx)
+	if err != nil {
+		return finding{}, err
+	}
+	var hit []*member
+	for _, who := range m.running() {
+		streams, err := m.streams(who)
+		if err != nil {
+			return finding{}, err
+		}
+		if streams[victim.Name] > 0 {
+			hit = append(hit, who)
+		}
+	}
+	s.answered, _ = m.requests()
+	s.victim, s.killed = victim, time.Now()
+	if err := victim.Kill(); err != nil {
+		return finding{}, err
+	}
+	s.demo.feed.say("demo     kill -9 %s, which has %s", victim.Name, plural(len(hit), "stream"))
+	took, err := m.change(ctx, s.killed)
+	return finding{took.last(), fmt.Sprintf("%s had %d streams; the change came elsewhere, after the kill, in %s", victim.Name, len(hit), took.of(hit))}, err
+}
+
+func (s *scene) dropServer(ctx context.Context) (finding, error) {
+	if s.victim == nil {
+		return finding{}, errors.New("no server was killed")
+	}
+	m := s.demo.mesh
+	err := eventually(ctx, func() error {
+		servers, err := m.client.Servers(ctx)
+		if err != nil {
+			return err
+		}
+		for _, server := range servers {
+			if server.ID == s.victim.Name && server.Listed {
+				return errors.New("lictord still lists " + server.ID)
+			}
+		}
+		proxies, err := m.client.Proxies(ctx)
+		for name, server := range assigned(proxies) {
+			if server == s.victim.Name {
+				return fmt.Errorf("%s is still placed on %s", name, server)
+			}
+		}
+		return err
+	})
+	took := time.Since(s.killed)
+	if err != nil {
+		return finding{}, err
+	}
+	ok, failed := m.requests()
+	if ok -= s.answered; failed > 0 || ok == 0 {
+		return finding{}, fmt.Errorf("since the kill %s answered, %d failed: %s", plural(ok, "request"), failed, m.failures())
+	}
+	_, err = m.agree(ctx)
+	return finding{took, fmt.Sprintf("after the kill, and lictord has no proxy on it; %s meanwhile, none failed", plural(ok, "request"))}, err
+}
+
+func (s *scene) killLictor(ctx context.Context) (finding, error) {
+	d, m := s.demo, s.demo.mesh
+	if err := m.register(ctx, m.late()); err != nil {
+		return finding{}, err
+	}
+	var err error
+	if s.before, err = m.agree(ctx); err != nil {
+		return finding{}, err
+	}
+	if err := m.lictor.Kill(); err != nil {
+		return finding{}, err
+	}
+	d.feed.say("demo     kill -9 lictord; %s was registered before", m.late().name)
+	if _, err := m.client.Status(ctx); err == nil {
+		return finding{}, errors.New("lictord answers, though it was killed")
+	}
+	took, err := m.start(ctx, m.late())
+	if err != nil {
+		return finding{}, err
+	}
+	streams, err := m.streams(m.late())
+	return finding{took, fmt.Sprintf("%s, from %s, by %s", m.late().name, only(streams), m.late().vip)}, err
+}
+
+func (s *scene) restartLictor(ctx context.Context) (finding, error) {
+	d, m := s.demo, s.demo.mesh
+	started := time.Now()
+	d.feed.say("demo     lictord is started again")
+	if err := m.lictor.Start(); err != nil {
+		return finding{}, err
+	}
+	if err := m.lictor.WaitReady(ctx); err != nil {
+		return finding{}, err
+	}
+	took := time.Since(started)
+	after, err := m.open(ctx)
+	if err != nil {
+		return finding{}, err
+	}
+	return finding{took, fmt.Sprintf("until it was ready; %d VIPs, owners and placements compared", len(after.proxies))}, s.before.same(after)
+}
+
+func (s *scene) compareCounts(ctx context.Context) (finding, error) {
+	after, err := s.demo.mesh.agree(ctx)
+	if err != nil {
+		return finding{}, err
+	}
+	more, err := s.before.grown(after)
+	return finding{note: fmt.Sprintf("%s was counted in the meantime, none was lost", plural(int(more), "connection"))}, err
+}
+
+func (s *scene) restartServer(ctx context.Context) (finding, error) {
+	if s.victim == nil {
+		return finding{}, errors.New("no server was killed")
+	}
+	m, started := s.demo.mesh, time.Now()
+	s.demo.feed.say("demo     %s is started again", s.victim.Name)
+	if err := s.victim.Restart(ctx); err != nil {
+		return finding{}, err
+	}
+	var listed time.Duration
+	var placed int
+	err := eventually(ctx, func() error {
+		servers, err := m.client.Servers(ctx)
+		if err != nil {
+			return err
+		}
+		for _, server := range servers {
+			if server.ID != s.victim.Name || !server.Listed {
+				continue
+			}
+			if listed == 0 {
+				listed = time.Since(started)
+			}
+			if placed = server.Proxies; placed > 0 {
+				return nil
+			}
+		}
+		return errors.New("lictord has no proxy on " + s.victim.Name)
+	})
+	return finding{note: fmt.Sprintf("listed after %s; %d proxies would go there at their next connect", seconds(listed), placed)}, err
+}
+
+func (d *demo) requestsHeld(context.Context) (finding, error) {
+	ok, failed := d.mesh.requests()
+	if failed > 0 || ok == 0 {
+		return finding{}, fmt.Errorf("%s were answered, %d failed: %s", plural(ok, "request"), failed, d.mesh.failures())
+	}
+	return finding{note: plural(ok, "request")}, nil
+}
+
+// victim is the server whose end hurts most, but not the leader: after the
+// leader's end a change would have to wait for Consul's election.
+func (m *mesh) victim(ctx context.Context) (worst *bed.Server, err error) {
+	leader, err := m.cluster.Leader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	most := -1
+	for _, server := range m.cluster.Servers() {
+		n := 0
+		for _, who := range m.running() {
+			streams, err := m.streams(who)
+			if err != nil {
+				return nil, err
+			}
+			n += streams[server.Name]
+		}
+		if server != leader && n > most {
+			worst, most = server, n
+		}
+	}
+	return worst, nil
+}
+
+// eventually calls try until it succeeds or the context ends, and then says
+// what failed last.
+func eventually(ctx context.Context, try func() error) error {
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-time.After(lookEvery):
+		}
+	}
+}
