@@ -53,7 +53,7 @@ func ID(dir string) (uint64, error) {
 	if err := check(dir); err != nil {
 		return 0, err
 	}
-	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, dir, 0)
+	handle, _, err := unix.NameToHandleAt(unix.AT_FDCWD, dir, unix.AT_SYMLINK_FOLLOW)
 	if err != nil {
 		return 0, fmt.Errorf("read the id of cgroup %s: %w", dir, err)
 	}

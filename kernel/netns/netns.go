@@ -97,8 +97,7 @@ func inodeOf(f *os.File) (uint64, error) {
 	return st.Ino, nil
 }
 
-// cookieIn enters the namespace on a thread that is thrown away afterwards, so
-// that no other goroutine ever runs in the wrong one.
+// cookieIn enters the namespace on a thread of its own and leaves it again.
 func cookieIn(f *os.File) (uint64, error) {
 	type result struct {
 		cookie uint64
@@ -106,16 +105,37 @@ func cookieIn(f *os.File) (uint64, error) {
 	}
 	done := make(chan result)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
-			done <- result{err: fmt.Errorf("enter it (needs CAP_SYS_ADMIN): %w", err)}
-			return
+		runtime.LockOSThread()
+		cookie, back, err := visit(f)
+		if back {
+			runtime.UnlockOSThread()
 		}
-		cookie, err := cookieHere()
+		// Else the thread ends with this goroutine, so that no other ever runs
+		// in the wrong namespace.
 		done <- result{cookie, err}
 	}()
 	r := <-done
 	return r.cookie, r.err
+}
+
+// visit reads the cookie of another namespace on the calling thread, and says
+// whether the thread is back in its own. Coming back matters also where the
+// thread would be thrown away: the runtime keeps a process's first thread for
+// ever, and that would keep the namespace.
+func visit(f *os.File) (cookie uint64, back bool, err error) {
+	own, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return 0, true, fmt.Errorf("open own network namespace: %w", err)
+	}
+	defer own.Close()
+	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
+		return 0, true, fmt.Errorf("enter it (needs CAP_SYS_ADMIN): %w", err)
+	}
+	cookie, err = cookieHere()
+	if berr := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); berr != nil {
+		return cookie, false, errors.Join(err, fmt.Errorf("come back: %w", berr))
+	}
+	return cookie, true, err
 }
 
 // cookieHere asks a socket of the calling thread's namespace.

@@ -2,6 +2,7 @@ package netns_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -32,13 +33,51 @@ func TestStat(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if byPath, err := netns.Stat("/proc/self/ns/net"); err != nil || byPath != self || self == id {
+	if byPath, err := netns.Stat("/proc/thread-self/ns/net"); err != nil || byPath != self || self == id {
 		t.Errorf("own namespace is %+v, by its path %+v, %v", self, byPath, err)
 	}
 	var inside netns.ID
 	if err := ns.Do(func() (err error) { inside, err = netns.Self(); return err }); err != nil || inside != id {
 		t.Errorf("inside: %+v, %v, want %+v", inside, err, id)
 	}
+}
+
+// No thread is left behind in a namespace that was looked at, not even the
+// first one of the process, which the runtime never ends.
+func TestStatComesBack(t *testing.T) {
+	testenv.Privileged(t)
+	testenv.NoLeaks(t)
+	ns := testenv.Netns(t)
+	id, err := netns.Stat(ns.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := threadsIn(t, id) // the namespace's maker, perhaps
+	for range 50 {
+		if _, err := netns.Stat(ns.Path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for thread := range threadsIn(t, id) {
+		if !before[thread] {
+			t.Errorf("%s was left in the namespace", thread)
+		}
+	}
+}
+
+func threadsIn(t *testing.T, id netns.ID) map[string]bool {
+	t.Helper()
+	threads, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil || len(threads) == 0 {
+		t.Fatal(threads, err)
+	}
+	in := map[string]bool{}
+	for _, path := range threads {
+		if link, _ := os.Readlink(path); link == fmt.Sprintf("net:[%d]", id.Inode) {
+			in[path] = true
+		}
+	}
+	return in
 }
 
 func TestStatRefusesWhatIsNoNamespace(t *testing.T) {
