@@ -30,20 +30,34 @@ type world struct {
 // checked to be, when the test ends.
 func newWorld(t testing.TB, servers int, within time.Duration, args ...string) *world {
 	t.Helper()
+	w := newBareWorld(t, within, bed.ClusterOptions{Servers: servers})
+	w.startLictor(bed.LictorOptions{Cluster: w.cluster, Args: args})
+	return w
+}
+
+// newBareWorld is newWorld with a host on which no lictord runs yet.
+func newBareWorld(t testing.TB, within time.Duration, o bed.ClusterOptions) *world {
+	t.Helper()
 	testenv.Privileged(t)
 	testenv.NoLeaks(t) // before ForTest, so that it looks after everything is gone
 	ctx, cancel := context.WithTimeout(t.Context(), within)
 	t.Cleanup(cancel)
 	w := &world{TB: t, ctx: ctx, bed: bed.ForTest(t)}
 	var err error
-	w.cluster, err = w.bed.StartCluster(ctx, bed.ClusterOptions{Servers: servers})
+	w.cluster, err = w.bed.StartCluster(ctx, o)
 	w.must(err)
 	w.host, err = w.bed.NewHost("host-1")
 	w.must(err)
-	w.lictor, err = w.host.StartLictor(bed.LictorOptions{Cluster: w.cluster, Args: args})
-	w.must(err)
-	w.must(w.lictor.WaitReady(ctx))
 	return w
+}
+
+// startLictor starts the host's lictord and waits until it is ready.
+func (w *world) startLictor(o bed.LictorOptions) {
+	w.Helper()
+	var err error
+	w.lictor, err = w.host.StartLictor(o)
+	w.must(err)
+	w.must(w.lictor.WaitReady(w.ctx))
 }
 
 func (w *world) must(err error) {
