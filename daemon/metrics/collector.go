@@ -103,10 +103,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range r.Servers {
 		c.server(ch, s)
 	}
-	for reason, n := range r.Reasons {
-		if reason.Denies() {
-			ch <- counter(c.denied, n, reason.String())
-		}
+	for reason := kernel.ReasonStranger; reason.Denies(); reason++ {
+		ch <- counter(c.denied, r.Reasons[reason], reason.String()) // 0 too, so that the first one is an increase
 	}
 	for kind, n := range r.Drift {
 		ch <- counter(c.drift, n, kind)
@@ -124,14 +122,14 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 
 func (c *collector) server(ch chan<- prometheus.Metric, s Server) {
 	n := s.Counters
-	ch <- gauge(c.active, float64(n.Active()), s.ID, ServiceXDS)
+	ch <- gauge(c.active, float64(less(n.Established, n.Closed)), s.ID, ServiceXDS)
 	for _, result := range []struct {
 		name string
 		n    uint64
 	}{
 		{"established", n.Established},
 		{"failed", n.Failed},
-		{"failed_local", n.Redirected - n.Attempted},
+		{"failed_local", less(n.Redirected, n.Attempted)},
 		{"bounced", n.Bounced},
 	} {
 		ch <- counter(c.total, result.n, s.ID, ServiceXDS, result.name)
@@ -153,15 +151,35 @@ func latency(d *prometheus.Desc, s Server) prometheus.Metric {
 			buckets[float64(uint64(1)<<i)/1e6] = count
 		}
 	}
-	return prometheus.MustNewConstHistogram(d, count, s.Latency.Sum.Seconds(), buckets, s.ID)
+	return whole(d)(prometheus.NewConstHistogram(d, count, s.Latency.Sum.Seconds(), buckets, s.ID))
+}
+
+// less is a - b, and 0 where b is ahead: the kernel counts both on several CPUs
+// while they are read.
+func less(a, b uint64) uint64 {
+	if b > a {
+		return 0
+	}
+	return a - b
+}
+
+// whole makes a metric that cannot be made, as one with a label that is not
+// UTF-8, an error of the scrape.
+func whole(d *prometheus.Desc) func(prometheus.Metric, error) prometheus.Metric {
+	return func(m prometheus.Metric, err error) prometheus.Metric {
+		if err != nil {
+			return prometheus.NewInvalidMetric(d, err)
+		}
+		return m
+	}
 }
 
 func counter(d *prometheus.Desc, n uint64, labels ...string) prometheus.Metric {
-	return prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
+	return whole(d)(prometheus.NewConstMetric(d, prometheus.CounterValue, float64(n), labels...))
 }
 
 func gauge(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
-	return prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	return whole(d)(prometheus.NewConstMetric(d, prometheus.GaugeValue, v, labels...))
 }
 
 func counterValue(c prometheus.Counter) float64 {

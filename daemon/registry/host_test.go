@@ -314,6 +314,15 @@ func (h *host) inForce(id string) kernel.VIP {
 	return e
 }
 
+// drift is how many differences were repaired.
+func (h *host) drift() uint64 {
+	var sum uint64
+	for _, n := range h.r.Drift() {
+		sum += n
+	}
+	return sum
+}
+
 func request(id string) Request {
 	return Request{
 		ID: id, Node: "node-1", Namespace: "default",

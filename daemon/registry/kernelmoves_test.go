@@ -50,7 +50,7 @@ func TestKernelMoveIsJournaledOnce(t *testing.T) {
 				if n := h.seen.count(reason); n != 1 {
 					t.Errorf("journaled %d times", n)
 				}
-				if n := len(h.r.Drift()); n != 0 {
+				if h.drift() != 0 {
 					t.Errorf("counted as drift: %v", h.r.Drift())
 				}
 			})

@@ -150,7 +150,7 @@ func New(cfg Config) *Registry {
 		servers:   make(chan []state.ServerSpec, 1),
 		stopped:   make(chan struct{}),
 		touched:   map[uint32]bool{},
-		stats:     stats{drift: map[reconcile.Drift]uint64{}},
+		stats:     stats{drift: map[reconcile.Drift]uint64{reconcile.DriftMissing: 0, reconcile.DriftChanged: 0, reconcile.DriftUnknown: 0}},
 		s:         cfg.State,
 		byIndex:   map[uint32]string{},
 		slots:     map[uint16]string{},

@@ -44,7 +44,8 @@ func (s *stats) reconciled(drift map[reconcile.Drift]int) {
 	}
 }
 
-// Drift is the number of differences repaired so far, by kind.
+// Drift is the number of differences repaired so far, by kind; 0 for a kind that
+// never was.
 func (r *Registry) Drift() map[reconcile.Drift]uint64 {
 	r.stats.mu.Lock()
 	defer r.stats.mu.Unlock()
