@@ -108,6 +108,16 @@ func (w *world) register(from *bed.Node, p bed.Proxy) v1.Registered {
 	return r
 }
 
+// registerAs registers a proxy with lictord by root, who may name its owner.
+func (w *world) registerAs(id string, req v1.RegisterRequest) v1.Registered {
+	w.Helper()
+	client := w.lictor.Client()
+	defer client.Close()
+	r, err := client.Register(w.ctx, id, req)
+	w.must(err)
+	return r
+}
+
 // envoy starts a real Envoy with the bootstrap that lictord gives.
 func (w *world) envoy(m member) *bed.Envoy {
 	w.Helper()
