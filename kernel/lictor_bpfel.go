@@ -236,6 +236,7 @@ type lictorVipWords struct {
 	WaitUntil uint64
 	WaitMs    uint32
 	WaitSet   uint32
+	SetAt     uint64
 	LastAt    uint64
 	LastSlot  uint16
 	Pad       [3]uint16

@@ -31,7 +31,7 @@ const (
 
 	// Envoy waits from 500 ms to 30 s between streams when not told otherwise.
 	streamBackoff    = 50 * time.Millisecond
-	streamBackoffMax = 2 * time.Second
+	streamBackoffMax = 500 * time.Millisecond
 
 	connectTimeout = time.Second
 

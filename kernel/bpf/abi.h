@@ -147,12 +147,13 @@ struct vip_words {
 	__u64 wait_until; /* ns; connects are refused until then */
 	__u32 wait_ms;	  /* length of that wait before jitter */
 	__u32 wait_set;	  /* vip.set under which it began */
+	__u64 set_at;	  /* ns; when a wait met another set, or 0 */
 	__u64 last_at;	  /* ns; of the last redirect */
 	__u16 last_slot;  /* server of it */
 	__u16 pad[3];
 	struct counters count;
 };
-_Static_assert(sizeof(struct vip_words) == 224, "vip_words");
+_Static_assert(sizeof(struct vip_words) == 232, "vip_words");
 
 /*
  * A redirect of a VIP of which TCP has said nothing yet. In a map of its own

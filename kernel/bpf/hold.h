@@ -130,6 +130,12 @@ static __always_inline bool choose(const struct vip *v, __u64 now, struct backen
 }
 
 /*
+ * How long after a change of the set a VIP waits but shortly: Consul's servers
+ * learn of their new limits up to two seconds after the catalog shows why.
+ */
+#define EAGER_NS (5000 * NSEC_PER_MSEC)
+
+/*
  * Every server is held down. One connect may try; then the VIP waits, twice as
  * long each time, so that a fleet which found no room does not hammer the
  * servers. Another set of servers ends the wait, and so does time: a wait that
@@ -141,12 +147,13 @@ static __always_inline bool must_wait(struct vip_words *st, const struct vip *v,
 	__u64 until = st->wait_until;
 
 	if (st->wait_set != v->set) {
+		st->set_at = st->wait_set ? now : 0;
 		st->wait_set = v->set;
 		until = 0;
 	}
 	if (now < until)
 		return true;
-	if (now - until > wait_max_ms * NSEC_PER_MSEC)
+	if (now - until > wait_max_ms * NSEC_PER_MSEC || now - st->set_at < EAGER_NS)
 		ms = 0;
 	ms = ms ? ms * 2 : wait_min_ms;
 	if (ms > wait_max_ms)
