@@ -100,7 +100,8 @@ func (n *Node) Start(c Command) (*Process, error) {
 }
 
 // replaceFiles mounts files over others in a mount namespace of the calling
-// thread's own, which must not be used for anything else afterwards.
+// thread's own, which must not be used for anything else afterwards. What is
+// mounted outside later is seen in it, such as namespaces of new pods.
 func replaceFiles(files map[string]string) error {
 	if len(files) == 0 {
 		return nil
@@ -108,8 +109,8 @@ func replaceFiles(files map[string]string) error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mounts: %w", err)
 	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		return fmt.Errorf("make mounts private: %w", err)
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+		return fmt.Errorf("keep mounts from leaving: %w", err)
 	}
 	for path, file := range files {
 		if err := unix.Mount(file, path, "", unix.MS_BIND, ""); err != nil {

@@ -33,8 +33,10 @@ func (r *Run) Netns(name string) (*Netns, error) {
 		return nil, fmt.Errorf("make network namespace: %w", errClosed)
 	}
 	dir := netnsDir(r.info.ID)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, fmt.Errorf("make network namespace: %w", err)
+	if len(r.netns) == 0 {
+		if err := shareMounts(dir); err != nil {
+			return nil, fmt.Errorf("make network namespace: %w", err)
+		}
 	}
 	n := &Netns{Name: name, Path: filepath.Join(dir, name)}
 	mount, err := os.OpenFile(n.Path, os.O_CREATE|os.O_EXCL, 0o444)
@@ -93,6 +95,36 @@ func newNetns(path string) error {
 		return fmt.Errorf("find lo: %w", err)
 	}
 	return netlink.LinkSetUp(lo)
+}
+
+// shareMounts makes a directory in which what is mounted later is seen by
+// processes with a mount namespace of their own too, as on machines that
+// systemd has started. It becomes a mount of its own, private first: else what
+// is mounted in it would be mounted below it as well. Doing it again changes
+// nothing.
+func shareMounts(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var parent, self unix.Statx_t
+	err := errors.Join(
+		unix.Statx(unix.AT_FDCWD, filepath.Dir(dir), 0, unix.STATX_MNT_ID, &parent),
+		unix.Statx(unix.AT_FDCWD, dir, 0, unix.STATX_MNT_ID, &self))
+	if err != nil {
+		return fmt.Errorf("stat %s: %w", dir, err)
+	}
+	if self.Mnt_id != parent.Mnt_id {
+		return nil
+	}
+	if err := unix.Mount(dir, dir, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", dir, err)
+	}
+	for _, how := range []uintptr{unix.MS_PRIVATE, unix.MS_SHARED} {
+		if err := unix.Mount("", dir, "", how, ""); err != nil {
+			return fmt.Errorf("share mounts in %s: %w", dir, err)
+		}
+	}
+	return nil
 }
 
 func unnameNetns(path string) error {

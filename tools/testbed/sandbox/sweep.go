@@ -118,5 +118,9 @@ func removeNetns(id string) error {
 	for _, e := range entries {
 		errs = append(errs, unnameNetns(filepath.Join(netnsDir(id), e.Name())))
 	}
+	// The directory's own mount, of shareMounts.
+	if err := unix.Unmount(netnsDir(id), unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) {
+		errs = append(errs, fmt.Errorf("unmount %s: %w", netnsDir(id), err))
+	}
 	return errors.Join(errs...)
 }
