@@ -88,4 +88,3 @@ func (w *world) pins(pattern string) []string {
 	w.must(err)
 	return paths
 }
-
