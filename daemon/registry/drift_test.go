@@ -119,6 +119,9 @@ func TestKernelAheadOfItsJournal(t *testing.T) {
 			}
 		})
 		h.start()
+		if h.maps.meta.Journal != h.r.cfg.JournalUUID || h.maps.meta.LastPromise != h.snapshot().State.Seq {
+			t.Errorf("the kernel remembers %+v", h.maps.meta)
+		}
 		p := h.proxy("adopted-" + b.VIP.String())
 		if p.VIP != b.VIP || p.VIP6 != b.VIP6 || p.Owner.ID != b.Owner.ID || len(p.Ranked) != 2 {
 			t.Errorf("adopted %+v, was %+v", *p, b.Proxy)

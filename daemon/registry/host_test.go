@@ -205,6 +205,17 @@ func (h *host) compare(r *Registry) {
 	if err := r.s.Check(); err != nil {
 		h.t.Errorf("state: %v", err)
 	}
+	first := map[string]int{}
+	for _, p := range r.s.Proxies {
+		if len(p.Ranked) > 0 {
+			first[p.Ranked[0]]++
+		}
+	}
+	for id := range r.s.Slots {
+		if r.loads.First(id) != first[id] {
+			h.t.Errorf("%d proxies counted on %s, it has %d", r.loads.First(id), id, first[id])
+		}
+	}
 	actual, _ := h.maps.VIPs()
 	if diff := reconcile.Diff(r.desired(), actual); !diff.Empty() {
 		h.t.Errorf("the map is not what the state says: %+v", diff)

@@ -41,7 +41,7 @@ func TestKernelMoveIsJournaledOnce(t *testing.T) {
 				if n := h.seen.count(reason); n != 0 {
 					t.Fatal("journaled before it has settled")
 				}
-				time.Sleep(3 * time.Second)
+				time.Sleep(1500 * time.Millisecond) // and before a reconcile would find it
 				if p := h.proxy("a"); p.Ranked[0] != to || p.Reason != reason || len(p.Ranked) != 3 {
 					t.Errorf("placed on %v, %s; the kernel chose %s", p.Ranked, p.Reason, to)
 				}

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/state"
 )
 
@@ -13,8 +14,14 @@ import (
 func (h *host) even(proxies, servers int) {
 	h.t.Helper()
 	low, high, sum := proxies, 0, 0
-	first := h.snapshot().First
-	for _, n := range first {
+	snap := h.snapshot()
+	first := map[string]int{}
+	for id := range snap.State.Servers {
+		if !reconcile.Usable(snap.State, id) {
+			continue
+		}
+		n := snap.First[id]
+		first[id] = n
 		low, high, sum = min(low, n), max(high, n), sum+n
 	}
 	if high-low > 1 || sum != proxies || len(first) != servers {
