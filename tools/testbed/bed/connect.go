@@ -102,12 +102,18 @@ func (c Connect) connect() (done Connected, err error) {
 // outcome waits for a connect in progress.
 func outcome(fd int, timeout time.Duration) error {
 	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-	n, err := unix.Poll(fds, int(timeout.Milliseconds()))
-	if err != nil {
-		return err
-	}
-	if n == 0 {
-		return unix.EINPROGRESS
+	for end := time.Now().Add(timeout); ; {
+		n, err := unix.Poll(fds, int(max(0, time.Until(end)).Milliseconds()))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			return unix.EINPROGRESS
+		}
+		break
 	}
 	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil {

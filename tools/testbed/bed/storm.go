@@ -158,6 +158,9 @@ func (o StormOptions) connect(to netip.AddrPort, r *StormResult) {
 		}
 		started := time.Now()
 		err = unix.Connect(fd, toSockaddr(to))
+		if errors.Is(err, unix.EINTR) { // Go's scheduler sends signals; the connect goes on
+			err = outcome(fd, 3*time.Second)
+		}
 		r.Longest = max(r.Longest, time.Since(started))
 		if err != nil {
 			return err
