@@ -91,10 +91,11 @@ type Journal struct {
 }
 
 // Open opens the journal in a state directory, making both if need be, and
-// returns it with the state it holds. The order is: lock the directory, verify
-// every page and checksum, replay. The error is ErrLocked, ErrDamaged, ErrFormat
-// or ErrForeign, or that of the file system; nothing is changed then. The
-// context ends the verification. Call Close.
+// returns it with the state it holds, all of which is on the disk then. The
+// order is: lock the directory, verify every page and checksum, sync, replay.
+// The error is ErrLocked, ErrDamaged, ErrFormat or ErrForeign, or that of the
+// file system; the journal is as it was then. The context ends the verification.
+// Call Close.
 func Open(ctx context.Context, dir string, opts Options) (*Journal, state.State, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -111,7 +112,7 @@ func Open(ctx context.Context, dir string, opts Options) (*Journal, state.State,
 }
 
 func (j *Journal) open(ctx context.Context, dir string) (state.State, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := makeDir(dir); err != nil {
 		return state.State{}, err
 	}
 	var err error
@@ -133,6 +134,11 @@ func (j *Journal) open(ctx context.Context, dir string) (state.State, error) {
 	foreign := j.opts.MachineID != "" && found.meta.MachineID != "" && found.meta.MachineID != j.opts.MachineID
 	if foreign && !j.opts.Adopt {
 		return state.State{}, fmt.Errorf("%w, whose machine id is %s", ErrForeign, found.meta.MachineID)
+	}
+	if !j.opts.NoSync {
+		if err := settle(j.path); err != nil {
+			return state.State{}, err
+		}
 	}
 	j.adoptScan(found)
 	if err := j.openBolt(false); err != nil {
