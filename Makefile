@@ -136,9 +136,11 @@ bench: root go ## run the benchmarks COUNT (6) times; raw output is kept in .cac
 verify: lint check-generate test-unit test ## all that must hold before a commit is shared
 
 .PHONY: demo
-demo: root build parts ## three Consul servers, Envoys, failures and a live table; KEEP=1 leaves it running
-	@$(GO) build -o .cache/bin/demo ./tools/demo
-	@KEEP=$(KEEP) .cache/bin/demo
+demo: root go ## three Consul servers, Envoys, failures and a live table; KEEP=1 leaves it running
+	@echo "==> building lictord, lictor and the demo (a minute or two at the first time, then seconds)"
+	@$(MAKE) --no-print-directory -s build parts
+	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/demo ./tools/demo
+	@KEEP=$(KEEP) exec .cache/bin/demo
 
 .PHONY: clean
 clean: ## remove what was built; Consul, Envoy and the linter stay in .cache/bin

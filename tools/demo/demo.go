@@ -50,8 +50,8 @@ func run(ctx context.Context, env environment, more ...step) int {
 	held, err := d.play(ctx, env.getenv("KEEP") != "", more)
 	ui.close()
 	switch {
-	case err != nil && ctx.Err() != nil && errors.Is(err, context.Canceled):
-		ui.print("demo: interrupted; everything was taken away")
+	case errors.Is(err, context.Canceled):
+		ui.print("demo: interrupted; everything is taken away")
 	case err != nil:
 		ui.print("demo: " + err.Error())
 	}
@@ -89,13 +89,16 @@ func (d *demo) play(ctx context.Context, keep bool, more []step) (held bool, err
 
 	started := time.Now()
 	held = d.report.run(ctx, d.pause, append(d.script(), more...))
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
 	d.ui.print("")
 	d.ui.print(d.report.summary()...)
 	d.ui.print(d.totals(time.Since(started)))
-	if keep && ctx.Err() == nil && d.watch != nil {
+	if keep && d.watch != nil {
 		return held, d.stay(ctx)
 	}
-	return held, ctx.Err()
+	return held, nil
 }
 
 // look starts what watches, and shows the view.

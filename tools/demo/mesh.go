@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -24,7 +25,7 @@ type member struct {
 	calls   string // the service that it has as an upstream, or ""
 
 	pod *bed.Pod
-	vip string
+	vip netip.AddrPort
 
 	bootstrap []byte
 	envoy     *bed.Envoy
@@ -136,7 +137,11 @@ func (m *mesh) register(ctx context.Context, who *member) error {
 	if err := json.Unmarshal(out, &registered); err != nil {
 		return fmt.Errorf("register %s with lictord: %w", who.name, err)
 	}
-	who.vip = registered.VIP
+	addr, err := netip.ParseAddr(registered.VIP)
+	if err != nil {
+		return fmt.Errorf("register %s with lictord: the VIP %q: %w", who.name, registered.VIP, err)
+	}
+	who.vip = netip.AddrPortFrom(addr, registered.Port)
 	if who.bootstrap, err = m.lictor.CLI(ctx, who.pod.Node, "bootstrap", proxy.ID); err != nil {
 		return fmt.Errorf("fetch the bootstrap of %s: %w", who.name, err)
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -47,7 +46,14 @@ type report struct {
 func (r *report) run(ctx context.Context, pause time.Duration, steps []step) bool {
 	for i, s := range steps {
 		res := r.try(ctx, s)
-		if ctx.Err() != nil || (s.needed && res.err != nil) {
+		if ctx.Err() != nil {
+			return false // whatever came of the step came of the interruption
+		}
+		r.mu.Lock()
+		r.done = append(r.done, res)
+		r.mu.Unlock()
+		r.ui.print(r.lines(res)...)
+		if s.needed && res.err != nil {
 			r.mu.Lock()
 			r.missed = len(steps) - i - 1
 			r.mu.Unlock()
@@ -81,16 +87,10 @@ func (r *report) try(ctx context.Context, s step) result {
 	if err == nil && found.took > s.limit {
 		err = fmt.Errorf("it took %s, more than %s", seconds(found.took), seconds(s.limit))
 	}
-	if ctx.Err() != nil {
-		err = errors.New("interrupted")
-	}
-	res := result{title: s.title, finding: found, err: err}
 	r.mu.Lock()
 	r.now, r.since = "", time.Time{}
-	r.done = append(r.done, res)
 	r.mu.Unlock()
-	r.ui.print(r.lines(res)...)
-	return res
+	return result{title: s.title, finding: found, err: err}
 }
 
 // current is the title of the step that runs since that time, or, when that is

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 )
@@ -17,6 +18,10 @@ import (
 // after which Consul's catalog knows that a server died: what arrives in it did
 // not wait for that.
 const soon = 3 * time.Second
+
+// holdDown is for how long a server to which connects failed is passed over,
+// 10 s, and a bit.
+const holdDown = 12 * time.Second
 
 // script is what the demo does, in this order. The steps share the demo's
 // fields; a step that sets what later ones read is needed.
@@ -31,6 +36,7 @@ func (d *demo) script() []step {
 		{"lictord is ready: a connect of its own has tried the hook", 20 * time.Second, true, d.startLictor},
 		{"eight Envoys have their configuration, each through its VIP", time.Minute, true, on((*scene).startEnvoys)},
 		{"they are spread evenly, and lictord counts what the kernel has", 5 * time.Second, false, on((*scene).spread)},
+		{"a VIP is its owner's: a connect from another pod is not permitted", 5 * time.Second, false, on((*scene).strangers)},
 		{"HTTP requests go from web to api and from shop to stock", 20 * time.Second, true, d.startRequests},
 		{"a change of configuration reaches every Envoy", soon, false, on((*scene).change)},
 		{"kill -9 of a Consul server: a change made then reaches every Envoy", soon, false, on((*scene).killServer)},
@@ -39,7 +45,7 @@ func (d *demo) script() []step {
 		{"while lictord is dead a change reaches all nine Envoys", soon, false, on((*scene).change)},
 		{"lictord is started again: the assignments are the same", 20 * time.Second, true, on((*scene).restartLictor)},
 		{"the counts are intact, with what happened while it was dead", 5 * time.Second, false, on((*scene).compareCounts)},
-		{"the killed server is back, and lictord has it in use", 45 * time.Second, false, on((*scene).restartServer)},
+		{"the killed server is back, and the next connects go to it", 45 * time.Second, false, on((*scene).restartServer)},
 		{"a last change reaches all nine Envoys", soon, false, on((*scene).change)},
 		{"no request failed, from the first to the last", 5 * time.Second, false, d.requestsHeld},
 	}
@@ -134,6 +140,27 @@ func (s *scene) spread(ctx context.Context) (finding, error) {
 	return finding{note: "streams: " + strings.Join(text, ", ")}, nil
 }
 
+// strangers connects to a VIP as its owner and as somebody else.
+func (s *scene) strangers(ctx context.Context) (finding, error) {
+	m := s.demo.mesh
+	owner, stranger := m.members[0], m.members[1]
+	own, err := owner.pod.Connect(ctx, bed.Connect{To: owner.vip})
+	if err != nil {
+		return finding{}, err
+	}
+	if own.Errno != 0 || own.Peer != owner.vip || own.Server == own.Peer {
+		return finding{}, fmt.Errorf("a connect from %s to its own VIP %s came to %v, which getpeername calls %v: %v", owner.name, owner.vip, own.Server, own.Peer, own.Errno)
+	}
+	foreign, err := stranger.pod.Connect(ctx, bed.Connect{To: owner.vip})
+	if err != nil {
+		return finding{}, err
+	}
+	if foreign.Errno != unix.EPERM {
+		return finding{}, fmt.Errorf("a connect from %s to the VIP of %s: %v, not EPERM", stranger.name, owner.name, foreign.Errno)
+	}
+	return finding{note: fmt.Sprintf("%s reaches %v and sees its VIP, %v; %s: EPERM", owner.name, own.Server, own.Peer, stranger.name)}, nil
+}
+
 func (d *demo) startRequests(ctx context.Context) (finding, error) {
 	for _, p := range d.mesh.pairs {
 		if err := p.waitAnswer(ctx); err != nil {
@@ -172,7 +199,7 @@ func (s *scene) killServer(ctx context.Context) (finding, error) {
 	}
 	s.demo.feed.say("demo     kill -9 %s, which has %s", victim.Name, plural(len(hit), "stream"))
 	took, err := m.change(ctx, s.killed)
-	return finding{took.last(), fmt.Sprintf("%s had %d streams; the change came elsewhere, after the kill, in %s", victim.Name, len(hit), took.of(hit))}, err
+	return finding{took.last(), fmt.Sprintf("%s had %d streams; the change came on other ones after %s", victim.Name, len(hit), took.of(hit))}, err
 }
 
 func (s *scene) dropServer(ctx context.Context) (finding, error) {
@@ -207,7 +234,7 @@ func (s *scene) dropServer(ctx context.Context) (finding, error) {
 		return finding{}, fmt.Errorf("since the kill %s answered, %d failed: %s", plural(ok, "request"), failed, m.failures())
 	}
 	_, err = m.agree(ctx)
-	return finding{took, fmt.Sprintf("after the kill, and lictord has no proxy on it; %s meanwhile, none failed", plural(ok, "request"))}, err
+	return finding{took, fmt.Sprintf("after the kill; %s meanwhile, none failed", plural(ok, "request"))}, err
 }
 
 func (s *scene) killLictor(ctx context.Context) (finding, error) {
@@ -231,7 +258,7 @@ func (s *scene) killLictor(ctx context.Context) (finding, error) {
 		return finding{}, err
 	}
 	streams, err := m.streams(m.late())
-	return finding{took, fmt.Sprintf("%s, from %s, by %s", m.late().name, only(streams), m.late().vip)}, err
+	return finding{took, fmt.Sprintf("%s, from %s, through %s", m.late().name, only(streams), m.late().vip)}, err
 }
 
 func (s *scene) restartLictor(ctx context.Context) (finding, error) {
@@ -261,36 +288,48 @@ func (s *scene) compareCounts(ctx context.Context) (finding, error) {
 	return finding{note: fmt.Sprintf("%s was counted in the meantime, none was lost", plural(int(more), "connection"))}, err
 }
 
+// restartServer brings the server back. Streams that live stay where they are;
+// the next connect of a proxy that was placed there goes there.
 func (s *scene) restartServer(ctx context.Context) (finding, error) {
 	if s.victim == nil {
 		return finding{}, errors.New("no server was killed")
+	}
+	select { // else it would be used too, but hesitantly
+	case <-ctx.Done():
+		return finding{}, context.Cause(ctx)
+	case <-time.After(time.Until(s.killed.Add(holdDown))):
 	}
 	m, started := s.demo.mesh, time.Now()
 	s.demo.feed.say("demo     %s is started again", s.victim.Name)
 	if err := s.victim.Restart(ctx); err != nil {
 		return finding{}, err
 	}
-	var listed time.Duration
-	var placed int
+	var placed []*member
 	err := eventually(ctx, func() error {
-		servers, err := m.client.Servers(ctx)
+		proxies, err := m.client.Proxies(ctx)
 		if err != nil {
 			return err
 		}
-		for _, server := range servers {
-			if server.ID != s.victim.Name || !server.Listed {
-				continue
-			}
-			if listed == 0 {
-				listed = time.Since(started)
-			}
-			if placed = server.Proxies; placed > 0 {
-				return nil
-			}
+		first := assigned(proxies)
+		placed = slices.DeleteFunc(slices.Clone(m.running()), func(who *member) bool { return first[who.name] != s.victim.Name })
+		if len(placed) == 0 {
+			return errors.New("lictord has no proxy on " + s.victim.Name)
 		}
-		return errors.New("lictord has no proxy on " + s.victim.Name)
+		return nil
 	})
-	return finding{note: fmt.Sprintf("listed after %s; %d proxies would go there at their next connect", seconds(listed), placed)}, err
+	if err != nil {
+		return finding{}, err
+	}
+	took := time.Since(started)
+	who := placed[0]
+	done, err := who.pod.Connect(ctx, bed.Connect{To: who.vip})
+	if err != nil {
+		return finding{}, err
+	}
+	if done.Errno != 0 || done.Server != s.victim.XDS() {
+		return finding{}, fmt.Errorf("a connect from %s went to %v, not to %s: %v", who.name, done.Server, s.victim.Name, done.Errno)
+	}
+	return finding{took, fmt.Sprintf("%s has %d of 9 proxies, at their next connect; one from %s went there", s.victim.Name, len(placed), who.name)}, nil
 }
 
 func (d *demo) requestsHeld(context.Context) (finding, error) {

@@ -29,21 +29,21 @@ func (d *demo) stay(ctx context.Context) error {
 		case <-tick.C:
 		}
 		for _, s := range d.mesh.cluster.Servers() {
-			d.revive(dead, s.Name, s.Process(), func() error { return s.Restart(ctx) })
+			d.revive(dead, s.Name, s.Process, func() error { return s.Restart(ctx) })
 		}
-		d.revive(dead, "lictord", d.mesh.lictor.Process(), func() error { return d.mesh.lictor.Start() })
+		d.revive(dead, "lictord", d.mesh.lictor.Process, func() error { return d.mesh.lictor.Start() })
 	}
 }
 
 // revive starts something again that has been dead for long enough.
-func (d *demo) revive(dead map[string]time.Time, name string, p *bed.Process, start func() error) {
-	if p.Alive() {
+func (d *demo) revive(dead map[string]time.Time, name string, process func() *bed.Process, start func() error) {
+	if process().Alive() {
 		delete(dead, name)
 		return
 	}
 	since, known := dead[name]
 	if !known {
-		d.feed.say("demo     %s was killed; it is started again in %d s", name, int(restartAfter.Seconds()))
+		d.feed.say("demo     %s has ended; it is started again in %d s", name, int(restartAfter.Seconds()))
 		dead[name] = time.Now()
 		return
 	}
@@ -51,30 +51,32 @@ func (d *demo) revive(dead map[string]time.Time, name string, p *bed.Process, st
 		return
 	}
 	delete(dead, name)
-	d.feed.say("demo     %s is started again", name)
 	if err := start(); err != nil {
-		d.feed.say("demo     %s: %v", name, err)
+		d.feed.say("demo     start %s again: %v", name, err)
+		return
 	}
+	d.feed.say("demo     %s is started again; its pid is %d now", name, process().PID())
 }
 
 // hints are commands that work as they stand, in the repository.
 func (d *demo) hints() []string {
 	m, bold := d.mesh, d.paint.loud
-	lines := []string{bold("It stays up. Try, in another terminal:")}
-	lines = append(lines, fmt.Sprintf("  export LICTOR_SOCKET=%s", m.lictor.Socket))
-	for _, command := range []string{"proxies", "servers", "status", "events --follow", "history web-sidecar-proxy"} {
-		lines = append(lines, "  bin/lictor "+command)
-	}
 	const in = "  go run ./tools/testbed exec "
-	lines = append(lines,
-		in+"host-1 -- curl -s "+bed.LictorHTTP+"/metrics",
-		in+"web -- curl -s 127.0.0.1:"+fmt.Sprint(upstreamPort)+"   # through two Envoys",
-		in+"web -- curl -m 2 "+m.late().vip+":8702   # another's VIP: refused",
-	)
-	for _, s := range m.cluster.Servers() {
-		lines = append(lines, fmt.Sprintf("  kill -9 %-8d # %s", s.Process().PID(), s.Name))
+	lines := []string{
+		bold("It stays up. Try, in another terminal:"),
+		"  export LICTOR_SOCKET=" + m.lictor.Socket,
+		"  bin/lictor proxies     # or: servers, status, history web-sidecar-proxy",
+		"  bin/lictor events --follow",
+		in + "host-1 -- curl -s " + bed.LictorHTTP + "/   # or /metrics",
+		in + fmt.Sprintf("web -- curl -s 127.0.0.1:%d", upstreamPort),
 	}
-	return append(lines,
-		fmt.Sprintf("  kill -9 %-8d # lictord", m.lictor.Process().PID()),
+	if vip := m.late().vip; vip.IsValid() {
+		lines = append(lines, in+"web -- curl "+vip.String()+"   # another's: denied")
+	}
+	kill := fmt.Sprintf("  kill -9 %d   # lictord;", m.lictor.Process().PID())
+	for _, s := range m.cluster.Servers() {
+		kill += fmt.Sprintf(" %s %d", s.Name, s.Process().PID())
+	}
+	return append(lines, kill,
 		fmt.Sprintf("What you kill is started again after %d s. ", int(restartAfter.Seconds()))+bold("Ctrl-C ends it all."))
 }

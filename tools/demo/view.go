@@ -33,17 +33,21 @@ func (v *view) draw(_, rows int) []string {
 	room := min(max(rows-len(lines)-9, 2), keepLines)
 	tail := v.demo.feed.tail(room)
 	lines = append(lines, tail...)
+	current := v.current()
+	if current == "" {
+		return lines // the end, and what is above has more to say
+	}
 	for range room - len(tail) {
 		lines = append(lines, "")
 	}
-	return append(lines, "", v.current())
+	return append(lines, "", current)
 }
 
 func (v *view) title() string {
 	p, up := v.demo.paint, time.Since(v.started)
 	clock := fmt.Sprintf("%d:%02d", int(up.Minutes()), int(up.Seconds())%60)
 	text := " Lictor "
-	rest := viewWidth - len(text) - len(clock) - 4
+	rest := viewWidth - len(text) - len(clock) - 5
 	return p.quiet("──") + p.loud(text) + p.quiet(strings.Repeat("─", rest)+" "+clock+" ─")
 }
 

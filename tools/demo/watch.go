@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
 
@@ -130,18 +131,26 @@ func assigned(proxies []v1.Proxy) map[string]string {
 	return out
 }
 
-// tell says which streams came and went.
+// tell says which connections came and went.
 func (w *watch) tell(before, now picture) {
 	for _, who := range w.mesh.members {
-		was, is := only(before.streams[who.name]), only(now.streams[who.name])
+		was, is := before.streams[who.name], now.streams[who.name]
+		var came, went []string
+		for _, s := range now.servers {
+			switch had, has := was[s.name] > 0, is[s.name] > 0; {
+			case has && !had:
+				came = append(came, s.name)
+			case had && !has:
+				went = append(went, s.name)
+			}
+		}
 		switch {
-		case was == is:
-		case is == "":
-			w.feed.say("envoy    %s lost its stream to %s", who.name, was)
-		case was == "":
-			w.feed.say("envoy    %s has a stream to %s", who.name, is)
-		default:
-			w.feed.say("envoy    %s has left %s for %s", who.name, was, is)
+		case len(came) > 0 && len(went) > 0:
+			w.feed.say("%-8s went from %s to %s", who.name, went[0], came[0])
+		case len(came) > 0:
+			w.feed.say("%-8s is connected to %s", who.name, strings.Join(came, ", "))
+		case len(went) > 0:
+			w.feed.say("%-8s has left %s", who.name, strings.Join(went, ", "))
 		}
 	}
 }
