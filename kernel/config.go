@@ -50,8 +50,10 @@ type Config struct {
 	BounceBytes  uint32        // nor one that received as much; 0: 1000. With TLS 4000 is right.
 
 	// When every server of a VIP has refused, its connects are refused on the
-	// host for WaitMin, then twice as long each time, up to WaitMax.
-	WaitMin time.Duration // 0: 250 ms
+	// host. For Eager all VIPs together try each server once in WaitMin; then
+	// each VIP waits for WaitMin, twice as long each time, up to WaitMax.
+	Eager   time.Duration // 0: 15 s, longer than Consul takes to drop a dead server
+	WaitMin time.Duration // 0: 500 ms
 	WaitMax time.Duration // 0: 15 s
 
 	RingBytes uint32       // size of the event ring when it is created, a power of two; 0: 2 MiB
@@ -64,7 +66,8 @@ func (c Config) withDefaults() (Config, error) {
 	setDuration(&c.HoldBounced, 15*time.Second)
 	setDuration(&c.HoldRefused, 5*time.Second)
 	setDuration(&c.BounceWindow, 2*time.Second)
-	setDuration(&c.WaitMin, 250*time.Millisecond)
+	setDuration(&c.Eager, 15*time.Second)
+	setDuration(&c.WaitMin, 500*time.Millisecond)
 	setDuration(&c.WaitMax, 15*time.Second)
 	if c.BounceBytes == 0 {
 		c.BounceBytes = 1000

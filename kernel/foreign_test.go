@@ -106,6 +106,41 @@ func TestForeignProgramsAreLeftAlone(t *testing.T) {
 	}
 }
 
+// A program of an outer cgroup runs after ours and has the last word.
+func TestReaddressedByAnotherProgram(t *testing.T) {
+	r := newRig(t, neverBounced)
+	ours, theirs := r.serve(1, "127.0.0.1:0", echo), r.serve(2, "127.0.0.1:0", echo)
+	r.put(vip4, ours.Backend)
+	port := int32(swapPort(theirs.Addr.Port()))
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "readdress", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
+		Instructions: asm.Instructions{ // user_port of struct bpf_sock_addr
+			asm.Mov.Imm(asm.R0, port), asm.StoreMem(asm.R1, 24, asm.R0, asm.Word), asm.Mov.Imm(asm.R0, 1), asm.Return(),
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prog.Close()
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: filepath.Dir(r.cfg.Cgroup), Attach: ebpf.AttachCGroupInet4Connect, Program: prog})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	conn, err := r.dial(vip4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readName(t, conn); got != theirs.Addr.String() || conn.RemoteAddr().String() != got {
+		t.Errorf("reached %s, which the socket sees as %v", got, conn.RemoteAddr())
+	}
+	conn.Close()
+	r.wantCounters(1, Counters{Redirected: 1})
+	if n := r.reasons()[ReasonElsewhere]; n != 1 {
+		t.Errorf("counted %d readdressed elsewhere, want 1", n)
+	}
+}
+
 func TestAProgramThatTakesTheCgroupForItselfIsNamed(t *testing.T) {
 	r := newRigDetached(t)
 	theirs := foreign(t, 1)

@@ -173,6 +173,7 @@ type lictorServerWords struct {
 	_         structs.HostLayout
 	RefusedAt uint64
 	ServedAt  uint64
+	ProbedAt  uint64
 }
 
 type lictorSockInfo struct {
@@ -236,7 +237,7 @@ type lictorVipWords struct {
 	WaitUntil uint64
 	WaitMs    uint32
 	WaitSet   uint32
-	SetAt     uint64
+	TroubleAt uint64
 	LastAt    uint64
 	LastSlot  uint16
 	Pad       [3]uint16
@@ -267,6 +268,7 @@ const (
 	lictorProgLictorSockops      = "lictor_sockops"
 	lictorVarBounceBytes         = "bounce_bytes"
 	lictorVarBounceWindowNs      = "bounce_window_ns"
+	lictorVarEagerNs             = "eager_ns"
 	lictorVarExported            = "exported"
 	lictorVarHasRetval           = "has_retval"
 	lictorVarHoldBouncedNs       = "hold_bounced_ns"
@@ -356,6 +358,7 @@ type lictorMapSpecs struct {
 type lictorVariableSpecs struct {
 	BounceBytes    *ebpf.VariableSpec `ebpf:"bounce_bytes"`
 	BounceWindowNs *ebpf.VariableSpec `ebpf:"bounce_window_ns"`
+	EagerNs        *ebpf.VariableSpec `ebpf:"eager_ns"`
 	Exported       *ebpf.VariableSpec `ebpf:"exported"`
 	HasRetval      *ebpf.VariableSpec `ebpf:"has_retval"`
 	HoldBouncedNs  *ebpf.VariableSpec `ebpf:"hold_bounced_ns"`
@@ -424,6 +427,7 @@ func (m *lictorMaps) Close() error {
 type lictorVariables struct {
 	BounceBytes    *ebpf.Variable `ebpf:"bounce_bytes"`
 	BounceWindowNs *ebpf.Variable `ebpf:"bounce_window_ns"`
+	EagerNs        *ebpf.Variable `ebpf:"eager_ns"`
 	Exported       *ebpf.Variable `ebpf:"exported"`
 	HasRetval      *ebpf.Variable `ebpf:"has_retval"`
 	HoldBouncedNs  *ebpf.Variable `ebpf:"hold_bounced_ns"`

@@ -130,6 +130,7 @@ func (k *Kernel) constants() map[string]any {
 		lictorVarHoldRefusedNs:  uint64(k.cfg.HoldRefused),
 		lictorVarBounceWindowNs: uint64(k.cfg.BounceWindow),
 		lictorVarBounceBytes:    k.cfg.BounceBytes,
+		lictorVarEagerNs:        uint64(k.cfg.Eager),
 		lictorVarWaitMinMs:      uint32(k.cfg.WaitMin / time.Millisecond),
 		lictorVarWaitMaxMs:      uint32(k.cfg.WaitMax / time.Millisecond),
 	}

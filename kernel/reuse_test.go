@@ -45,11 +45,12 @@ func (s fd) wantPeer(want netip.AddrPort) error {
 }
 
 // servers that a VIP may lead to, all under the same slot.
-type servers struct{ good, dead, deaf Backend }
+type servers struct{ good, dead, deaf, nowhere Backend }
 
 func good(x servers) Backend { return x.good }
 func dead(x servers) Backend { return x.dead }
 func deaf(x servers) Backend { return x.deaf }
+func lost(x servers) Backend { return x.nowhere }
 
 // The same descriptor again and again: what was stored for one use must not
 // speak for the next, and every use counts once.
@@ -75,6 +76,12 @@ func TestSocketsAreReused(t *testing.T) {
 		}},
 		{name: "connected directly after a refusal", rank: dead, want: refusedOnce, use: func(s fd, x servers) error {
 			if err := s.connect(vip4); err != unix.ECONNREFUSED {
+				return fmt.Errorf("connect: %w", err)
+			}
+			return errors.Join(s.connect(x.good.Addr), s.wantPeer(x.good.Addr))
+		}},
+		{name: "connected directly after a failure before the SYN", rank: lost, want: Counters{Redirected: 1}, use: func(s fd, x servers) error {
+			if err := s.connect(vip4); err != unix.ENETUNREACH {
 				return fmt.Errorf("connect: %w", err)
 			}
 			return errors.Join(s.connect(x.good.Addr), s.wantPeer(x.good.Addr))
@@ -153,7 +160,7 @@ func TestSocketsAreReused(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := newRig(t, func(c *Config) { c.BounceWindow, c.HoldFailed, c.HoldRefused = 1, 1, 1 })
-			x := servers{good: r.serve(1, "127.0.0.1:0", echo).Backend, dead: r.closedPort(1), deaf: r.deaf(1)}
+			x := servers{good: r.serve(1, "127.0.0.1:0", echo).Backend, dead: r.closedPort(1), deaf: r.deaf(1), nowhere: Backend{Slot: 1, Addr: netip.MustParseAddrPort("198.51.100.7:8502")}}
 			r.put(vip4, c.rank(x))
 			family := c.family
 			if family == 0 {
@@ -174,6 +181,9 @@ func TestSocketsAreReused(t *testing.T) {
 				t.Error(err)
 			}
 			r.wantCounters(1, c.want)
+			if n := r.reasons()[ReasonElsewhere]; n != 0 {
+				t.Errorf("took %d connects for readdressed by others", n)
+			}
 			if drift := must(r.k.Recount()); len(drift) != 0 {
 				t.Errorf("drift %v", drift)
 			}

@@ -27,7 +27,7 @@ var (
 // rig is a hook in effect on a cgroup that the test process lives in, and a
 // network namespace to connect in.
 type rig struct {
-	t      *testing.T
+	t      testing.TB
 	k      *Kernel
 	cfg    Config
 	ns     *sandbox.Netns
@@ -35,7 +35,7 @@ type rig struct {
 }
 
 // newRig attaches a hook with short times.
-func newRig(t *testing.T, change ...func(*Config)) *rig {
+func newRig(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
 	r := newRigDetached(t, change...)
 	if err := r.k.Attach(t.Context()); err != nil {
@@ -44,7 +44,7 @@ func newRig(t *testing.T, change ...func(*Config)) *rig {
 	return r
 }
 
-func newRigDetached(t *testing.T, change ...func(*Config)) *rig {
+func newRigDetached(t testing.TB, change ...func(*Config)) *rig {
 	t.Helper()
 	testenv.Privileged(t)
 	testenv.NoLeaks(t)
@@ -79,7 +79,7 @@ func (r *rig) open() {
 
 // join moves the test process into a cgroup until the test ends: a socket
 // belongs to the cgroup in which it was made.
-func join(t *testing.T, dir string) {
+func join(t testing.TB, dir string) {
 	t.Helper()
 	if err := testenv.Join(dir, os.Getpid()); err != nil {
 		t.Fatal(err)
@@ -190,7 +190,7 @@ func (r *rig) reach(to netip.AddrPort) string {
 	return readName(r.t, conn)
 }
 
-func readName(t *testing.T, conn net.Conn) string {
+func readName(t testing.TB, conn net.Conn) string {
 	t.Helper()
 	conn.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read says it
 	var name []byte
@@ -220,7 +220,7 @@ func (r *rig) wantErr(to netip.AddrPort, want error) {
 func (r *rig) reasons() map[Reason]uint64 { return must(r.k.Reasons()) }
 
 // eventually waits for what the kernel does after a connection closes.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
@@ -248,7 +248,7 @@ func (r *rig) wantCounters(slot uint16, want Counters) {
 }
 
 // linger makes Close send a reset.
-func linger(t *testing.T, conn net.Conn) {
+func linger(t testing.TB, conn net.Conn) {
 	t.Helper()
 	if err := conn.(*net.TCPConn).SetLinger(0); err != nil {
 		t.Error(err)

@@ -33,7 +33,7 @@ func say(n int) func(net.Conn) {
 	}
 }
 
-func hear1(t *testing.T, conn net.Conn, n int) {
+func hear1(t testing.TB, conn net.Conn, n int) {
 	t.Helper()
 	conn.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read says it
 	if _, err := io.ReadFull(conn, make([]byte, n)); err != nil {
@@ -232,17 +232,17 @@ func TestWaiting(t *testing.T) {
 	a, b := r.closedPort(1), r.closedPort(2)
 	r.put(vip4, a, b)
 	tries := func() uint64 { return r.counters(1).Failed + r.counters(2).Failed }
-	for range 3 { // each rank once, without a wait, and one more try
+	for range 4 { // each rank once, without a wait, and then one more try of each server
 		r.wantErr(vip4, syscall.ECONNREFUSED)
 	}
-	if got := tries(); got != 3 {
-		t.Fatalf("%d connects reached a server, want 3", got)
+	if got := tries(); got != 4 {
+		t.Fatalf("%d connects reached a server, want 4", got)
 	}
 	for range 5 {
 		r.wantErr(vip4, syscall.ECONNREFUSED)
 	}
-	if got := tries(); got != 3 {
-		t.Errorf("%d connects reached a server while the VIP waits", got-3)
+	if got := tries(); got != 4 {
+		t.Errorf("%d connects reached a server while the VIP waits", got-4)
 	}
 	if got := r.reasons()[ReasonWaiting]; got != 5 {
 		t.Errorf("counted %d waiting, want 5", got)
@@ -254,8 +254,8 @@ func TestWaiting(t *testing.T) {
 	good := r.serve(3, "127.0.0.1:0", echo)
 	r.putVIP(VIP{Key: VIPKey{Addr: vip4, Proto: ProtoTCP}, Slot: 5, Set: 2, Owner: Owner{Kind: OwnerAny}, Ranked: []Backend{a, b}})
 	r.wantErr(vip4, syscall.ECONNREFUSED)
-	if got := tries(); got != 4 {
-		t.Errorf("a new set of servers let %d connects through, want 1", got-3)
+	if got := tries(); got != 5 {
+		t.Errorf("a new set of servers let %d connects through, want 1", got-4)
 	}
 	r.put(vip4, a, b, good.Backend)
 	if got := r.reach(vip4); got != good.Addr.String() {
@@ -264,7 +264,7 @@ func TestWaiting(t *testing.T) {
 }
 
 func TestWaitDoubles(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.WaitMin, c.WaitMax = 8*time.Millisecond, 32*time.Millisecond })
+	r := newRig(t, func(c *Config) { c.Eager, c.WaitMin, c.WaitMax = 1, 8*time.Millisecond, 32*time.Millisecond })
 	r.put(vip4, r.closedPort(1))
 	var got []uint32
 	for range 6 {

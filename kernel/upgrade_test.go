@@ -79,7 +79,7 @@ func connectTo(vip netip.AddrPort, servers []netip.AddrPort) error {
 	return fmt.Errorf("reached %q, which is none of %v", b[:n], servers)
 }
 
-func (s *storm) stop(t *testing.T) uint64 {
+func (s *storm) stop(t testing.TB) uint64 {
 	t.Helper()
 	s.stopped.Store(true)
 	s.wg.Wait()

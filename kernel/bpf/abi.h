@@ -147,7 +147,7 @@ struct vip_words {
 	__u64 wait_until; /* ns; connects are refused until then */
 	__u32 wait_ms;	  /* length of that wait before jitter */
 	__u32 wait_set;	  /* vip.set under which it began */
-	__u64 set_at;	  /* ns; when a wait met another set, or 0 */
+	__u64 trouble_at; /* ns; when every server was first held down, or the set changed since */
 	__u64 last_at;	  /* ns; of the last redirect */
 	__u16 last_slot;  /* server of it */
 	__u16 pad[3];
@@ -171,8 +171,9 @@ _Static_assert(sizeof(struct inflight_words) == 40, "inflight_words");
 struct server_words {
 	__u64 refused_at; /* ns; last reset in answer to a SYN, 0 once one is answered */
 	__u64 served_at;  /* ns; when a new connection had last received enough to be no refusal */
+	__u64 probed_at;  /* ns; last connect of a VIP that holds down all its servers */
 };
-_Static_assert(sizeof(struct server_words) == 16, "server_words");
+_Static_assert(sizeof(struct server_words) == 24, "server_words");
 
 struct latency {
 	__u64 buckets[LATENCY_BUCKETS]; /* [i]: shorter than 1 << i us */

@@ -212,7 +212,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 		return deny(ctx, key, REASON_TORN, v.slot);
 
 	check_inflight(ctx, key, v.slot, now);
-	if (choose(&v, now, out) && must_wait(st, &v, now))
+	if (choose(&v, now, out) && must_wait(st, &v, out->slot, now))
 		return deny(ctx, key, REASON_WAITING, v.slot);
 
 	st->last_slot = out->slot;

@@ -129,38 +129,54 @@ static __always_inline bool choose(const struct vip *v, __u64 now, struct backen
 	return !found && !room;
 }
 
-/*
- * How long after a change of the set a VIP waits but shortly: Consul's servers
- * learn of their new limits up to two seconds after the catalog shows why.
- */
-#define EAGER_NS (5000 * NSEC_PER_MSEC)
-
-/*
- * Every server is held down. One connect may try; then the VIP waits, twice as
- * long each time, so that a fleet which found no room does not hammer the
- * servers. Another set of servers ends the wait, and so does time: a wait that
- * ended longer ago than the longest one belongs to a former trouble.
- */
-static __always_inline bool must_wait(struct vip_words *st, const struct vip *v, __u64 now)
+/* From three quarters to five quarters of it, or a fleet comes back in step. */
+static __always_inline __u64 jittered(__u32 ms)
 {
-	__u32 ms = st->wait_ms;
-	__u64 until = st->wait_until;
+	return (ms - ms / 4 + bpf_get_prandom_u32() % (ms / 2 + 1)) * NSEC_PER_MSEC;
+}
 
-	if (st->wait_set != v->set) {
-		st->set_at = st->wait_set ? now : 0;
-		st->wait_set = v->set;
-		until = 0;
+/*
+ * Every server is held down, and the one held longest is to be tried. A fleet
+ * that found no room must not hammer the servers, and must notice soon when
+ * there is room: for a while all VIPs of the host together try a server once
+ * every wait_min, since the first that is served lets the others through. Then
+ * each VIP waits for itself, twice as long each time. A change of the set
+ * begins anew and lets one connect through at once. So does time begin anew: a
+ * wait that ended longer ago than the longest one belongs to a former trouble.
+ */
+static __always_inline bool must_wait(struct vip_words *st, const struct vip *v, __u16 slot,
+				      __u64 now)
+{
+	__u32 i = slot;
+	struct server_words *srv = bpf_map_lookup_elem(&server_state, &i);
+	__u64 until = st->wait_until;
+	bool new_set = st->wait_set && st->wait_set != v->set;
+
+	if (new_set || now > until + wait_max_ms * NSEC_PER_MSEC) {
+		st->trouble_at = now;
+		st->wait_ms = 0;
 	}
-	if (now < until)
-		return true;
-	if (now - until > wait_max_ms * NSEC_PER_MSEC || now - st->set_at < EAGER_NS)
-		ms = 0;
-	ms = ms ? ms * 2 : wait_min_ms;
-	if (ms > wait_max_ms)
-		ms = wait_max_ms;
-	st->wait_ms = ms;
-	/* Three quarters to five quarters of it, or the fleet comes back in step. */
-	st->wait_until = now + (ms - ms / 4 + bpf_get_prandom_u32() % (ms / 2 + 1)) * NSEC_PER_MSEC;
+	st->wait_set = v->set;
+	if (now - st->trouble_at < eager_ns && srv) {
+		__u64 next = srv->probed_at + wait_min_ms * NSEC_PER_MSEC;
+
+		if (now < next && !new_set) {
+			st->wait_until = next;
+			return true;
+		}
+		st->wait_until = now + wait_min_ms * NSEC_PER_MSEC;
+	} else {
+		__u32 ms = st->wait_ms ? st->wait_ms * 2 : wait_min_ms;
+
+		if (now < until && !new_set)
+			return true;
+		if (ms > wait_max_ms)
+			ms = wait_max_ms;
+		st->wait_ms = ms;
+		st->wait_until = now + jittered(ms);
+	}
+	if (srv)
+		srv->probed_at = now;
 	return false;
 }
 
