@@ -41,6 +41,7 @@ func TestCountsAreExactInAStorm(t *testing.T) {
 	const each = 700
 	r := newRig(t, func(c *Config) {
 		c.HoldFailed, c.HoldBounced, c.HoldRefused = 1, 1, 1 // every connect goes where its VIP says
+		c.Eager, c.WaitMin = 1, time.Millisecond             // also when two CPUs' clocks differ by more than that
 		c.BounceWindow, c.BounceBytes = time.Hour, 1<<30
 		c.RingBytes = uint32(os.Getpagesize())
 	})
