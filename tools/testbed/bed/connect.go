@@ -141,16 +141,8 @@ func (d *Connected) look(fd int) error {
 		return err
 	}
 	defer h.Close()
-	list, err := sockets(h)
-	if err != nil {
-		return err
-	}
-	for _, s := range list {
-		if s.Local == d.Local && s.Established {
-			d.Server = s.Remote
-		}
-	}
-	return nil
+	d.Server, err = remote(h, fd)
+	return err
 }
 
 // family is AF_INET6 for a mapped address: it is for an IPv6 socket.

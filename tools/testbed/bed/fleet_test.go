@@ -2,6 +2,8 @@ package bed_test
 
 import (
 	"fmt"
+	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -81,6 +83,49 @@ func TestFleetHoldsAStreamPerProxyAndComesBack(t *testing.T) {
 	for id, s := range fleet.State() {
 		if s.Streams != 2 {
 			t.Errorf("%s has had %d streams, want 2", id, s.Streams)
+		}
+	}
+}
+
+// Connections to different servers may share a local port, by which their real
+// remotes must not be told.
+func TestFleetTellsServersApartOnOneLocalPort(t *testing.T) {
+	testenv.Privileged(t)
+	testenv.NoLeaks(t)
+	b := bed.ForTest(t)
+	host, err := b.NewHost("host-1")
+	check(t, err)
+	const ports = 2
+	check(t, host.Netns.Do(func() error {
+		return os.WriteFile("/proc/sys/net/ipv4/ip_local_port_range", []byte("40000 40001"), 0)
+	}))
+	fleet, err := host.StartFleet()
+	check(t, err)
+	want := map[string]netip.AddrPort{}
+	for s := range 3 {
+		pod, err := host.NewPod(fmt.Sprintf("server-%d", s))
+		check(t, err)
+		l, err := pod.Listen("tcp", ":7000") // it never answers
+		check(t, err)
+		defer l.Close()
+		for i := range ports {
+			id := fmt.Sprintf("proxy-%d-%d", s, i)
+			want[id] = netip.AddrPortFrom(pod.Addr(), 7000)
+			check(t, fleet.Add(bed.Proxy{ID: id}, want[id], nil))
+		}
+	}
+	check(t, fleet.Wait(within(t, 15*time.Second), "all are connected", func(all map[string]bed.ProxyState) bool {
+		connected := 0
+		for _, s := range all {
+			if s.Last.Kind == xds.Connected {
+				connected++
+			}
+		}
+		return connected == len(want)
+	}))
+	for id, s := range fleet.State() {
+		if s.Server != want[id] {
+			t.Errorf("%s from %s: server = %v, want %v", id, s.Last.Local, s.Server, want[id])
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 
@@ -117,16 +118,15 @@ func (p place) dial(ctx context.Context, to string) (conn net.Conn, err error) {
 	return conn, err
 }
 
-// server is the connection's remote as the kernel has it.
+// server is the connection's remote as the kernel has it, "" when it has ended.
 func (p place) server(conn net.Conn) string {
-	list, err := sockets(p.diag)
+	raw, err := conn.(*net.TCPConn).SyscallConn()
 	if err != nil {
 		return ""
 	}
-	for _, s := range list {
-		if s.Local.String() == conn.LocalAddr().String() {
-			return s.Remote.String()
-		}
+	var server netip.AddrPort
+	if ctrl := raw.Control(func(fd uintptr) { server, err = remote(p.diag, int(fd)) }); ctrl != nil || err != nil || !server.IsValid() {
+		return ""
 	}
-	return ""
+	return server.String()
 }

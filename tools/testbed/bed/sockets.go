@@ -18,6 +18,7 @@ const tcpEstablished = 1
 type Socket struct {
 	Local, Remote netip.AddrPort
 	Established   bool
+	Cookie        uint64 // no other socket of this boot has it
 }
 
 // Sockets lists the TCP sockets in the node's namespace, listeners left out.
@@ -43,11 +44,32 @@ func sockets(h *netlink.Handle) (out []Socket, err error) {
 					Local:       addrPort(s.ID.Source, s.ID.SourcePort),
 					Remote:      addrPort(s.ID.Destination, s.ID.DestinationPort),
 					Established: s.State == tcpEstablished,
+					Cookie:      uint64(s.ID.Cookie[1])<<32 | uint64(s.ID.Cookie[0]),
 				})
 			}
 		}
 	}
 	return out, nil
+}
+
+// remote is a socket's remote as the kernel has it, zero when it has none. The
+// socket is told by its cookie: connections to different servers may share a
+// local port.
+func remote(h *netlink.Handle, fd int) (netip.AddrPort, error) {
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("read socket cookie: %w", err)
+	}
+	list, err := sockets(h)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	for _, s := range list {
+		if s.Cookie == cookie && s.Established {
+			return s.Remote, nil
+		}
+	}
+	return netip.AddrPort{}, nil
 }
 
 func addrPort(ip []byte, port uint16) netip.AddrPort {
