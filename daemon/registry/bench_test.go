@@ -27,6 +27,7 @@ func (m *memory) Append(bodies ...state.Body) ([]state.Event, error) {
 
 func (*memory) SnapshotDue() bool          { return false }
 func (*memory) Snapshot(state.State) error { return nil }
+func (*memory) Probe() error               { return nil }
 
 // filled is a running registry with n proxies on three servers. Entries are
 // written to a map in memory.

@@ -162,6 +162,9 @@ func TestReboot(t *testing.T) {
 		if !ok || e.Owner.Kind != kernel.OwnerUnresolved || len(e.Ranked) != 2 {
 			t.Errorf("entry %+v", e)
 		}
+		if h.maps.meta.Journal != h.r.cfg.JournalUUID || h.maps.meta.LastPromise == 0 {
+			t.Errorf("the kernel remembers %+v", h.maps.meta)
+		}
 		if h.drift() != 0 {
 			t.Errorf("new maps count as drift: %v", h.r.Drift())
 		}

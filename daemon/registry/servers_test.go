@@ -90,6 +90,18 @@ func TestEvenness(t *testing.T) {
 	}
 }
 
+// A server that joins just after the proxies has its share soon, and not at the
+// pace of rebalancing.
+func TestJoinAfterRegistrations(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.servers("s1", "s2")
+		h.mustRegister(names(300)...)
+		h.servers("s1", "s2", "s3")
+		time.Sleep(2 * time.Second)
+		h.even(300, 3)
+	})
+}
+
 // One placement a VIP and second, and what was put off is not forgotten.
 func TestOnePlacementASecond(t *testing.T) {
 	on(t, func(t *testing.T, h *host) {
