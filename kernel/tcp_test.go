@@ -1,12 +1,8 @@
 package kernel
 
 import (
-	"io"
-	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -14,131 +10,6 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
-
-// hangUp closes at once, in order.
-func hangUp(net.Conn) {}
-
-// reset closes by a reset at the client's first word.
-func reset(conn net.Conn) {
-	conn.Read(make([]byte, 1))       //nolint:errcheck // the test sees no reset then
-	conn.(*net.TCPConn).SetLinger(0) //nolint:errcheck // nor here
-}
-
-// say sends n bytes, then waits for the client.
-func say(n int) func(net.Conn) {
-	return func(conn net.Conn) {
-		if _, err := conn.Write(make([]byte, n)); err == nil {
-			io.Copy(io.Discard, conn) //nolint:errcheck // ends with the client
-		}
-	}
-}
-
-func hear1(t testing.TB, conn net.Conn, n int) {
-	t.Helper()
-	conn.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read says it
-	if _, err := io.ReadFull(conn, make([]byte, n)); err != nil {
-		t.Error(err)
-	}
-}
-
-func hearEnd(conn net.Conn) {
-	conn.SetDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read ends either way
-	io.Copy(io.Discard, conn)                          //nolint:errcheck // an end or a reset
-}
-
-// The table of FIELD_NOTES section 3: first exits from ESTABLISHED.
-func TestBounces(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		window  time.Duration
-		server  func(net.Conn)
-		client  func(*rig, net.Conn)
-		bounced bool
-		served  bool // what was held down before is forgiven
-	}{
-		{"the server closes", time.Minute, hangUp, func(_ *rig, c net.Conn) { hearEnd(c) }, true, false},
-		{"the server resets", time.Minute, reset, func(_ *rig, c net.Conn) { c.Write([]byte("x")); hearEnd(c) }, true, false},
-		{"the client closes after a refusal", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310) }, true, false},
-		{"the client closes after being served", time.Minute, say(1000), func(r *rig, c net.Conn) { hear1(r.t, c, 1000) }, false, true},
-		{"the client aborts", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); linger(r.t, c) }, false, false},
-		{"the socket is destroyed", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); r.destroy(c) }, false, false},
-		{"the server closes after the window", time.Millisecond, func(net.Conn) { time.Sleep(20 * time.Millisecond) }, func(_ *rig, c net.Conn) { hearEnd(c) }, false, true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			r := newRig(t, func(cfg *Config) { cfg.BounceWindow = c.window })
-			s := r.serve(1, "127.0.0.1:0", c.server)
-			r.put(vip4, s.Backend)
-			conn, err := r.dial(vip4)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.client(r, conn)
-			conn.Close()
-			want := Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1}
-			if c.bounced {
-				want.Bounced = 1
-			}
-			r.wantCounters(1, want)
-			holds := must(r.k.VIPState(5)).Holds
-			if held := len(holds) == 1 && holds[0].Slot == 1 && holds[0].Reason == HoldBounced; held != c.bounced {
-				t.Errorf("holds %+v, want a bounce: %v", holds, c.bounced)
-			}
-		})
-	}
-}
-
-// destroy does what a drain does to a socket.
-func (r *rig) destroy(conn net.Conn) {
-	r.t.Helper()
-	err := r.ns.Do(func() error { return netlink.SocketDestroy(conn.LocalAddr(), r.onlySocket().serverAddr()) })
-	if err != nil {
-		r.t.Error(err)
-	}
-}
-
-// onlySocket is the one that Sockets lists.
-func (r *rig) onlySocket() socket {
-	r.t.Helper()
-	sockets := must(r.k.Sockets())
-	if len(sockets) != 1 {
-		r.t.Fatalf("sockets %+v, want one", sockets)
-	}
-	return socket(sockets[0])
-}
-
-type socket Socket
-
-func (s socket) serverAddr() net.Addr { return net.TCPAddrFromAddrPort(s.Server) }
-
-func TestAKilledProcessIsNoBounce(t *testing.T) {
-	r := newRig(t)
-	s := r.serve(1, "127.0.0.1:0", say(310))
-	r.put(vip4, s.Backend)
-	const script = `import socket,sys,time
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-got = 0
-while got < 310: got += len(s.recv(310))
-print("ready", flush=True)
-time.sleep(60)`
-	child := exec.Command("python3", "-c", script, vip4.Addr().String(), "8702")
-	out := must(child.StdoutPipe())
-	if err := r.ns.Do(child.Start); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
-		t.Error(err)
-	}
-	if err := child.Process.Kill(); err != nil {
-		t.Error(err)
-	}
-	if err := child.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Error(err)
-	}
-	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1})
-	if holds := must(r.k.VIPState(5)).Holds; len(holds) != 0 {
-		t.Errorf("holds %+v", holds)
-	}
-}
 
 // closedPort is a server that refuses.
 func (r *rig) closedPort(slot uint16) Backend {
