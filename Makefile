@@ -30,6 +30,11 @@ FUZZTIME ?= 30s
 COUNT ?= 6
 # make demo KEEP=1 leaves it running.
 KEEP ?=
+# How many rounds `make storm` takes, and its seed; empty: one of its own.
+N    ?= 1000
+SEED ?=
+# How many hours `make soak` takes.
+H ?= 1
 
 # $(call debian,TEST,PACKAGES): install Debian packages unless TEST holds.
 define debian
@@ -107,7 +112,7 @@ parts: go ## get the real Consul and Envoy that tests and demo use (5 minutes, o
 # time, and there may be two cores only. -count=1, as the kernel below is no
 # part of what the go command's cache knows.
 .PHONY: test
-test: root parts ## everything, with real sockets, Consul and Envoy; needs root
+test: root build parts ## everything, with real sockets, Consul and Envoy; needs root
 	$(GO) build ./...
 	REQUIRE_PRIVILEGED=1 $(GO) test -p 1 -count=1 -timeout 20m $(TESTFLAGS) $(PACKAGES)
 
@@ -126,6 +131,15 @@ fuzz: go ## fuzz each target for FUZZTIME (30s)
 	  $(GO) test -run '^$$' -fuzz "^$${func#func }$$" -fuzztime $(FUZZTIME) "$$(dirname $$file)" </dev/null; \
 	done
 
+.PHONY: storm
+storm: root build parts ## kill lictord N (1000) times while clients register, and judge what is left; SEED repeats one
+	REQUIRE_PRIVILEGED=1 STORM_ROUNDS=$(N) STORM_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -run '^TestCrashStorm$$' -v ./tools/storm
+
+.PHONY: soak
+soak: root build parts ## H (1) hours of pods, servers and restarts that come and go, all counted and measured; SEED repeats one
+	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/soak ./tools/soak
+	@exec .cache/bin/soak --hours=$(H) $(if $(SEED),--seed=$(SEED))
+
 .PHONY: bench
 bench: root go ## run the benchmarks COUNT (6) times; raw output is kept in .cache/bench
 	@mkdir -p .cache/bench
@@ -137,7 +151,7 @@ verify: lint check-generate test-unit test ## all that must hold before a commit
 
 .PHONY: demo
 demo: root go ## three Consul servers, Envoys, failures and a live table; KEEP=1 leaves it running
-	@echo "==> building lictord, lictor and the demo (a minute or two at the first time, then seconds)"
+	@echo "==> building lictord, lictor and the demo (two minutes the first time)"
 	@$(MAKE) --no-print-directory -s build parts
 	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/demo ./tools/demo
 	@KEEP=$(KEEP) exec .cache/bin/demo
