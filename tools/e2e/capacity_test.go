@@ -4,13 +4,18 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"github.com/hashicorp/consul/proto-public/pbserverdiscovery"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
@@ -91,6 +96,11 @@ func startTraffic(w *world) *traffic {
 // dead server from its catalog. Meanwhile status says what is waited for, and
 // requests through the mesh go on.
 func TestWithoutRoomProxiesWaitForCapacity(t *testing.T) {
+	t.Run("lictord alive", func(t *testing.T) { withoutRoom(t, true) })
+	t.Run("lictord dead", func(t *testing.T) { withoutRoom(t, false) })
+}
+
+func withoutRoom(t *testing.T, alive bool) {
 	w := newWorld(t, 3, 3*time.Minute)
 	flow := startTraffic(w)
 	m := newMesh(w, 13, 0) // 15 with the two of the traffic: the limit is 6 a server
@@ -105,12 +115,19 @@ func TestWithoutRoomProxiesWaitForCapacity(t *testing.T) {
 	}
 	served := m.on(victim)
 	ok, failed := flow.ok.Load(), flow.failed.Load()
+	if !alive {
+		w.must(w.lictor.Kill())
+	}
 	w.must(victim.Kill())
 	killed := time.Now()
 
-	published := make(chan time.Time, 1)
+	listed, published := make(chan time.Time, 1), make(chan time.Time, 1)
 	go func() {
 		_ = w.cluster.WaitServers(w.ctx, 2)
+		listed <- time.Now()
+	}()
+	go func() {
+		waitReadyServers(w.ctx, leader, 2)
 		published <- time.Now()
 	}()
 	before, made := m.change()
@@ -118,7 +135,7 @@ func TestWithoutRoomProxiesWaitForCapacity(t *testing.T) {
 	for _, e := range served {
 		missing[e] = true
 	}
-	waitingSaid := false
+	waitingSaid := !alive // there is nobody to say it
 	var smaller, last time.Time
 	for len(missing) > 0 && time.Since(killed) < 30*time.Second {
 		for e := range missing {
@@ -130,8 +147,10 @@ func TestWithoutRoomProxiesWaitForCapacity(t *testing.T) {
 				t.Logf("%s has the change after %v", e.Name, last.Sub(made).Round(time.Millisecond))
 			}
 		}
-		if st, err := w.lictor.Client().Status(w.ctx); err == nil && st.Proxies.Waiting > 0 {
-			if !waitingSaid {
+		if !waitingSaid {
+			st, err := w.lictor.Client().Status(w.ctx)
+			w.must(err)
+			if st.Proxies.Waiting > 0 {
 				list, err := w.lictor.Client().Proxies(w.ctx)
 				w.must(err)
 				for _, p := range list {
@@ -144,8 +163,10 @@ func TestWithoutRoomProxiesWaitForCapacity(t *testing.T) {
 			}
 		}
 		select {
+		case at := <-listed:
+			t.Logf("the catalog lists two servers after %v", at.Sub(killed).Round(time.Millisecond))
 		case smaller = <-published:
-			t.Logf("Consul lists two servers after %v", smaller.Sub(killed).Round(time.Millisecond))
+			t.Logf("Consul publishes two ready servers after %v", smaller.Sub(killed).Round(time.Millisecond))
 		default:
 		}
 		time.Sleep(20 * time.Millisecond)
@@ -154,7 +175,7 @@ func TestWithoutRoomProxiesWaitForCapacity(t *testing.T) {
 		t.Fatalf("%d of %d Envoys have no stream 30 s after the kill", len(missing), len(served))
 	}
 	if late := last.Sub(smaller); smaller.IsZero() || late > 3*time.Second {
-		t.Errorf("the last Envoy has its stream %v after Consul listed two servers, want 3s", late)
+		t.Errorf("the last Envoy has its stream %v after Consul published two ready servers, want 3s", late)
 	}
 	if !waitingSaid {
 		t.Error("no proxy was ever said to be waiting for capacity")
@@ -166,4 +187,27 @@ func TestWithoutRoomProxiesWaitForCapacity(t *testing.T) {
 		t.Error("no request went through the mesh")
 	}
 	t.Logf("%d requests meanwhile", flow.ok.Load()-ok)
+}
+
+// waitReadyServers waits until a server publishes that many ready servers: what
+// its limit of streams is made of. The catalog's list is up to two seconds ahead.
+func waitReadyServers(ctx context.Context, s *bed.Server, n int) {
+	conn, err := grpc.NewClient("passthrough:///"+netip.AddrPortFrom(s.Addr(), bed.DefaultGRPCPort).String(),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+			return s.DialContext(ctx, "tcp", addr)
+		}))
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	stream, err := pbserverdiscovery.NewServerDiscoveryServiceClient(conn).
+		WatchServers(ctx, &pbserverdiscovery.WatchServersRequest{})
+	for err == nil {
+		var ready *pbserverdiscovery.WatchServersResponse
+		if ready, err = stream.Recv(); err == nil && len(ready.GetServers()) == n {
+			return
+		}
+	}
+	<-ctx.Done() // an error must not look like an early answer
 }
