@@ -15,9 +15,17 @@ type commit struct {
 	batch   *batch
 	events  []state.Event // as journaled
 	err     error
-	// snapshot says that it was none, but a snapshot; only err counts then.
-	snapshot bool
+	kind    commitKind
 }
+
+// commitKind says what was written. Of what is no batch only err counts.
+type commitKind int
+
+const (
+	commitBatch commitKind = iota
+	commitSnapshot
+	commitProbe // nothing, to see whether it could be
+)
 
 // sync starts the next sync when none is under way and there is something to
 // journal.
@@ -27,6 +35,7 @@ func (r *Registry) sync() {
 	}
 	b := r.decide()
 	if len(b.promises) == 0 && (r.pending.len() == 0 || r.flushIn() > 0) {
+		r.probe()
 		return
 	}
 	c := commit{batch: b, pending: r.pending.take()}
@@ -34,7 +43,8 @@ func (r *Registry) sync() {
 	for _, d := range b.promises {
 		todo = append(todo, d.bodies...)
 	}
-	r.inflight, r.underway = true, c.pending.len()
+	r.begin()
+	r.underway = c.pending.len()
 	go func() {
 		c.events, c.err = r.append(todo)
 		r.committed <- c
@@ -63,13 +73,19 @@ func (r *Registry) flushIn() time.Duration {
 
 // finish brings a batch into force once it is on disk: fold, map, answer.
 func (r *Registry) finish(c commit) {
-	r.inflight, r.underway = false, 0
+	r.ended()
 	switch {
-	case c.snapshot && c.err != nil:
+	case c.kind == commitProbe && c.err != nil:
+		r.notWritable(c.err)
+		return
+	case c.kind == commitProbe:
+		r.writable()
+		return
+	case c.kind == commitSnapshot && c.err != nil:
 		r.log.Warn("snapshot not written, next try in a minute: replay takes longer until then", "err", c.err)
 		r.snapFailed = r.now()
 		return
-	case c.snapshot:
+	case c.kind == commitSnapshot:
 		return
 	case c.err != nil:
 		r.refuse(c)
@@ -157,9 +173,9 @@ func (r *Registry) snapshot() {
 	if r.inflight || r.pending.len() > 0 || r.age(r.snapFailed) < snapshotRetry || !r.cfg.Journal.SnapshotDue() {
 		return
 	}
-	r.inflight = true
+	r.begin()
 	s := r.s.Clone()
 	go func() {
-		r.committed <- commit{snapshot: true, err: r.cfg.Journal.Snapshot(s)}
+		r.committed <- commit{kind: commitSnapshot, err: r.cfg.Journal.Snapshot(s)}
 	}()
 }

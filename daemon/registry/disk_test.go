@@ -68,6 +68,34 @@ func TestDiskFull(t *testing.T) {
 	})
 }
 
+// Room that comes back is noticed though nobody calls and nothing is pending.
+func TestDiskHasRoomAgain(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.servers("s1", "s2")
+		h.mustRegister("a")
+		h.settle()
+		h.sick(func() error { return errDiskFull })
+		if _, err := h.register("b"); !errors.Is(err, ErrNotDurable) {
+			t.Fatal(err)
+		}
+		for range 5 {
+			h.settle()
+			if h.snapshot().Pending != 0 || h.r.JournalProblem() == nil {
+				t.Fatalf("full: %d pending, problem %v", h.snapshot().Pending, h.r.JournalProblem())
+			}
+		}
+		last := h.disk.Stats().Last
+		h.sick(nil)
+		h.settle()
+		if err := h.r.JournalProblem(); err != nil || h.disk.Stats().Last != last {
+			t.Errorf("room again: %v, event %d after %d", err, h.disk.Stats().Last, last)
+		}
+		if n := h.logs.count("journal writable again"); n != 1 {
+			t.Errorf("said %d times", n)
+		}
+	})
+}
+
 // A disk that failed a sync takes nothing more in this process.
 func TestDiskBroken(t *testing.T) {
 	on(t, func(t *testing.T, h *host) {
@@ -113,7 +141,10 @@ func TestSlowDisk(t *testing.T) {
 			_, err := h.register("late")
 			done <- err
 		}()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second + time.Millisecond)
+		if h.r.DiskDelay() < time.Second {
+			t.Errorf("a delay of %s is told", h.r.DiskDelay())
+		}
 		began := time.Now()
 		h.servers("s2", "s3") // while the sync is under way
 		for i := range 9 {
@@ -137,6 +168,14 @@ func TestSlowDisk(t *testing.T) {
 		h.settle()
 		if p := h.proxy("late"); len(p.Ranked) != 2 {
 			t.Errorf("placed on %v", p.Ranked)
+		}
+		if n := h.logs.count("disk is slow"); n != 1 || h.r.DiskDelay() == 0 {
+			t.Errorf("said %d times, a delay of %s is told", n, h.r.DiskDelay())
+		}
+		h.sick(nil)
+		h.mustRegister("quick")
+		if n := h.logs.count("disk is no longer slow"); n != 1 || h.r.DiskDelay() != 0 {
+			t.Errorf("over: said %d times, a delay of %s is told", n, h.r.DiskDelay())
 		}
 	})
 }

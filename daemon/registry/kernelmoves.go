@@ -10,6 +10,7 @@ import (
 
 // tick does what has no event of its own.
 func (r *Registry) tick() {
+	r.watchDisk(r.DiskDelay())
 	r.follow(r.takeTouched())
 	if r.unwritten {
 		r.reconcile()

@@ -66,6 +66,7 @@ var (
 type Journal interface {
 	Append(bodies ...state.Body) ([]state.Event, error)
 	SnapshotDue() bool
+	Probe() error
 	Snapshot(s state.State) error
 }
 
@@ -123,11 +124,12 @@ type Registry struct {
 	loads   assign.Loads
 
 	queue      []*promise // not decided yet
-	inflight   bool       // a commit is under way
+	inflight   bool       // a write to the journal is under way
 	pending    pending    // in force, not journaled
 	underway   int        // how many such facts are in the commit under way
 	failed     time.Time  // when the journal could last not be written
 	snapFailed time.Time  // when a snapshot could last not be
+	slow       bool       // the disk was said to be slow
 
 	settleAt    time.Time                    // when to decide what was put off; zero: nothing was
 	settleMoves int                          // with how many moves
@@ -211,7 +213,7 @@ func (r *Registry) Run(ctx context.Context) error {
 // what was put off may be decided.
 func (r *Registry) alarm() <-chan time.Time {
 	wait := time.Duration(math.MaxInt64)
-	if !r.inflight && r.pending.len() > 0 {
+	if !r.inflight && (r.pending.len() > 0 || r.stats.journalProblem() != nil) {
 		wait = r.flushIn()
 	}
 	if !r.settleAt.IsZero() {

@@ -22,6 +22,9 @@ type stats struct {
 	mu      sync.Mutex
 	problem error // why the journal was not writable at the last try
 	drift   map[reconcile.Drift]uint64
+	began   time.Time     // when the write to the journal under way began; zero: none is
+	took    time.Duration // how long the last one did
+	over    time.Time     // when it ended
 }
 
 func (s *stats) journal(problem error) {

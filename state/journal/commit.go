@@ -69,6 +69,24 @@ func (j *Journal) Append(bodies ...state.Body) ([]state.Event, error) {
 	return j.publish(records, bodies, heads), nil
 }
 
+// Probe writes nothing new, by the same steps as Append: it says whether an
+// Append could succeed now. Its errors are those of Append.
+func (j *Journal) Probe() error {
+	j.write.Lock()
+	defer j.write.Unlock()
+	j.mu.Lock()
+	meta := j.meta
+	j.mu.Unlock()
+	value, err := meta.encode()
+	if err == nil {
+		err = j.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketMeta)).Put(metaKey, value) })
+	}
+	if err != nil {
+		return fmt.Errorf("probe: %w", err)
+	}
+	return nil
+}
+
 // stamp numbers the records and links each to the event of its proxy before it.
 // It returns the last event of each proxy among them.
 func (j *Journal) stamp(records []record) (heads map[uint64]uint64, err error) {

@@ -41,7 +41,13 @@ func TestErrorsOfACommit(t *testing.T) {
 			if err := j.Snapshot(s); !errors.Is(err, test.want) {
 				t.Errorf("snapshot: %v", err)
 			}
+			if err := j.Probe(); !errors.Is(err, test.want) {
+				t.Errorf("probe: %v", err)
+			}
 			fault = nil
+			if err := j.Probe(); (err == nil) != (test.want == journal.ErrFull) {
+				t.Errorf("probe after it: %v", err)
+			}
 			events, err := j.Append(registered(3))
 			broken := test.want == journal.ErrBroken
 			if broken != errors.Is(err, journal.ErrBroken) || broken != (j.Err() != nil) {
