@@ -2,11 +2,13 @@ package daemon
 
 import (
 	"context"
+	"log/slog"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/daemon/presence"
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
 )
@@ -39,12 +41,23 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 		switch e.Kind {
 		case kernel.EventFailed, kernel.EventFailedLocal, kernel.EventBounced:
 			d.registry.Touch(e.VIPSlot)
+			if d.cfg.ServerWatchDisabled {
+				d.catalog.Refresh() // nobody else would tell that an address has changed
+			}
 		}
 		if d.hub.Followed() {
 			n.refresh(ctx, d)
 			d.hub.Publish(n.describe(e, d.kernel.Now()))
 		}
 	})
+}
+
+// watchPresence compares proxies with the catalog, where there is one to ask.
+func (d *Daemon) watchPresence(logger *slog.Logger) func(context.Context) error {
+	if d.cfg.ServerWatchDisabled || d.cfg.ConsulHTTPPort == 0 {
+		return func(context.Context) error { return nil }
+	}
+	return presence.NewWatcher(d.registry, d.catalog, logger).Run
 }
 
 // namer knows the names of slots. It belongs to the reader of the ring.

@@ -16,7 +16,7 @@ import (
 // not ready to use. It is never changed after that and may be shared.
 type Config struct {
 	ConsulAddresses     Addresses
-	ConsulHTTPPort      uint16
+	ConsulHTTPPort      uint16 // 0: not open, follow servers over gRPC
 	ConsulGRPCPort      uint16 // 0: the catalog says it
 	ConsulDNSPort       uint16
 	ConsulTokenFile     string // "": no token

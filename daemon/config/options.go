@@ -34,8 +34,8 @@ var options = []option{
 	},
 	{
 		name: "consul-http-port", value: "PORT", def: "8500",
-		help: "port of the servers' HTTP API; with TLS it is usually 8501",
-		set:  func(c *Config, v string) (err error) { c.ConsulHTTPPort, err = parsePort(v); return err },
+		help: "port of the servers' HTTP API; with TLS it is usually 8501; 0 where it is not open: servers are followed over gRPC",
+		set:  func(c *Config, v string) (err error) { c.ConsulHTTPPort, err = parseOptionalPort(v); return err },
 	},
 	{
 		name: "consul-grpc-port", value: "PORT", shows: "from the catalog",

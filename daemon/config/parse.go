@@ -76,7 +76,7 @@ func parsePort(v string) (uint16, error) {
 	return uint16(n), nil
 }
 
-// parseOptionalPort also takes 0, which leaves the port to the catalog.
+// parseOptionalPort also takes 0, which means to do without one that is given.
 func parseOptionalPort(v string) (uint16, error) {
 	if v == "" || v == "0" {
 		return 0, nil
