@@ -30,9 +30,8 @@ type demo struct {
 	beside func(do func(context.Context))
 }
 
-// run is the demo: it returns the exit status, 0 when everything held. more are
-// steps after its own, for tests.
-func run(ctx context.Context, env environment, more ...step) int {
+// run is the demo: it returns the exit status, 0 when everything held.
+func run(ctx context.Context, env environment) int {
 	started := time.Now()
 	paint := palette(env.getenv("NO_COLOR") == "")
 	if columns, _ := env.size(); columns == 0 {
@@ -47,7 +46,7 @@ func run(ctx context.Context, env environment, more ...step) int {
 	if ui.terminal() {
 		d.pause = 2 * time.Second
 	}
-	held, err := d.play(ctx, env.getenv("KEEP") != "", more)
+	held, err := d.play(ctx, env.getenv("KEEP") != "")
 	ui.close()
 	switch {
 	case errors.Is(err, context.Canceled):
@@ -62,7 +61,7 @@ func run(ctx context.Context, env environment, more ...step) int {
 }
 
 // play builds the mesh, does the steps, and takes everything away.
-func (d *demo) play(ctx context.Context, keep bool, more []step) (held bool, err error) {
+func (d *demo) play(ctx context.Context, keep bool) (held bool, err error) {
 	d.ui.print("Lictor: three Consul servers, one lictord, nine Envoys. This takes a minute.")
 	for _, part := range []func(context.Context) error{
 		func(ctx context.Context) error { _, err := binaries.Consul(ctx, d.ui); return err },
@@ -88,7 +87,7 @@ func (d *demo) play(ctx context.Context, keep bool, more []step) (held bool, err
 	d.beside = func(do func(context.Context)) { background.Go(func() { do(ctx) }) }
 
 	started := time.Now()
-	held = d.report.run(ctx, d.pause, append(d.script(), more...))
+	held = d.report.run(ctx, d.pause, d.script())
 	if ctx.Err() != nil {
 		return false, ctx.Err()
 	}
