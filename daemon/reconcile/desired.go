@@ -5,6 +5,7 @@ package reconcile
 
 import (
 	"hash/crc32"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -59,7 +60,7 @@ func (d Deriver) Desired(s state.State, p *state.Proxy, set uint32) []kernel.VIP
 			Slot:   p.Index,
 			Owner:  d.owner(p.Owner),
 			Set:    set,
-			Ranked: backends(s, p.Ranked, addr.Is4()),
+			Ranked: backends(s, p, addr.Is4()),
 		})
 	}
 	return vips
@@ -70,9 +71,24 @@ func (d Deriver) Key(addr netip.Addr) kernel.VIPKey {
 	return kernel.VIPKey{Addr: netip.AddrPortFrom(addr, d.Port), Proto: kernel.ProtoTCP}
 }
 
-// backends keeps what can be connected to now: a server that is gone or
-// drained drops out at once, before its proxies have been placed anew.
-func backends(s state.State, ranked []string, v4 bool) []kernel.Backend {
+// backends are what a proxy can be sent to now: of its ranked servers those that
+// can be used. One that is gone or drained drops out at once, before its proxies
+// have been placed anew; and when that leaves none, until then any will do.
+func backends(s state.State, p *state.Proxy, v4 bool) []kernel.Backend {
+	if out := usable(s, p.Ranked, v4); len(out) > 0 {
+		return out
+	}
+	ids := slices.Sorted(maps.Keys(s.Servers))
+	if len(ids) > 0 {
+		first := int(p.Index) % len(ids) // or all would go to the same one
+		ids = slices.Concat(ids[first:], ids[:first])
+	}
+	return usable(s, ids, v4)
+}
+
+// usable gives those of the servers that can be used and have an address of the
+// family, at most as many as an entry holds.
+func usable(s state.State, ranked []string, v4 bool) []kernel.Backend {
 	out := make([]kernel.Backend, 0, min(len(ranked), kernel.MaxRanked))
 	for _, id := range ranked {
 		if !Usable(s, id) || len(out) == kernel.MaxRanked {
