@@ -16,7 +16,9 @@ import (
 	"github.com/lictor-mesh/lictor/tools/testbed/reexec"
 )
 
-// Connect says how to connect.
+// Connect says how to connect. The connection is looked at and then aborted, not
+// closed: one that its own side closes soon, having received next to nothing, is
+// what a server's refusal looks like, and a host would avoid that server.
 type Connect struct {
 	To netip.AddrPort
 	// Mapped connects to an IPv4 address by an IPv6 socket.
@@ -80,7 +82,10 @@ func (c Connect) connect() (done Connected, err error) {
 	}
 	defer unix.Close(fd)
 	limit := unix.NsecToTimeval(c.Timeout.Nanoseconds())
-	err = errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit), unix.SetNonblock(fd, c.Nonblocking))
+	err = errors.Join(
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &limit),
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}),
+		unix.SetNonblock(fd, c.Nonblocking))
 	if err != nil {
 		return done, fmt.Errorf("set up socket: %w", err)
 	}
