@@ -39,6 +39,9 @@ func Load(args, environ []string) (Config, error) {
 	}
 	var file map[string]setting
 	if path := overlay(env, flags)[configFile].value; path != "" {
+		if err := checkLength(path); err != nil {
+			return Config{}, fmt.Errorf("--%s: %w", configFile, err)
+		}
 		src, err := readFile(path)
 		if err != nil {
 			return Config{}, err
@@ -64,7 +67,11 @@ func build(settings map[string]setting) (Config, error) {
 				continue
 			}
 		}
-		if err := o.set(&c, s.value); err != nil {
+		err := checkLength(s.value)
+		if err == nil {
+			err = o.set(&c, s.value)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%s: %w", s.from, err))
 		}
 	}
@@ -84,6 +91,17 @@ func build(settings map[string]setting) (Config, error) {
 	_, portSet := settings["consul-http-port"]
 	c.Warnings = warnings(c, portSet)
 	return c, nil
+}
+
+// maxValue bounds a value, in bytes: no path is longer (PATH_MAX), and a list of
+// servers' names need not be. A complaint repeats the value.
+const maxValue = 4096
+
+func checkLength(v string) error {
+	if len(v) > maxValue {
+		return fmt.Errorf("the value is %d bytes long, and at most %d are taken", len(v), maxValue)
+	}
+	return nil
 }
 
 // overlay merges layers; a later one wins.

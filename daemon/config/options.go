@@ -80,7 +80,7 @@ var options = []option{
 	{
 		name: "tls-server-name", value: "NAME", shows: "the address dialed",
 		help: "name that the servers' certificates must carry, such as server.dc1.consul",
-		set:  func(c *Config, v string) error { c.TLS.ServerName = v; return nil },
+		set:  func(c *Config, v string) (err error) { c.TLS.ServerName, err = parseServerName(v); return err },
 	},
 	{
 		group: "This host", name: "cgroup", value: "DIR", shows: "the root of the cgroup2 mount",

@@ -131,6 +131,17 @@ func parseListen(v string) (string, error) {
 	return v, nil
 }
 
+// parseServerName takes what a certificate may carry as the name of a server.
+func parseServerName(v string) (string, error) {
+	if v == "" {
+		return "", nil
+	}
+	if _, err := netip.ParseAddr(v); err != nil && (len(v) > 253 || !hostName.MatchString(v)) {
+		return "", fmt.Errorf("%q is neither a DNS name nor an IP address", v)
+	}
+	return v, nil
+}
+
 // parseNodeName takes what Consul takes: a node's name is free text, but must
 // fit on a line and in a URL's path.
 func parseNodeName(v string) (string, error) {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"unicode"
 
 	"github.com/lictor-mesh/lictor/daemon/config"
 	"github.com/lictor-mesh/lictor/daemon/version"
@@ -49,9 +50,16 @@ func status(err error) int {
 	return statusFailed
 }
 
-// complaint is err for people, each line with the program's name.
+// complaint is err for people, each line with the program's name. What was
+// typed may be repeated in it, but must not reach a terminal as it is.
 func complaint(err error) string {
-	return "lictord: " + strings.ReplaceAll(err.Error(), "\n", "\nlictord: ")
+	text := strings.Map(func(r rune) rune {
+		if r != '\n' && !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, err.Error())
+	return "lictord: " + strings.ReplaceAll(text, "\n", "\nlictord: ")
 }
 
 func newLogger(w io.Writer, cfg config.Config) *slog.Logger {
