@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"time"
@@ -31,10 +32,11 @@ const (
 )
 
 // Backoff between the end of a stream and the next attempt, as in the
-// bootstraps that Lictor makes.
+// bootstraps that Lictor makes: a random time below what doubles from the
+// first to the second, as Envoy's JitteredExponentialBackOffStrategy has it.
 const (
 	MinBackoff = 50 * time.Millisecond
-	MaxBackoff = 2 * time.Second
+	MaxBackoff = 500 * time.Millisecond
 )
 
 // Kind says what an event reports.
@@ -104,7 +106,7 @@ func (c *Client) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(backoff):
+		case <-time.After(rand.N(backoff)):
 		}
 		backoff = min(2*backoff, MaxBackoff)
 	}
