@@ -61,13 +61,14 @@ func (k *Kernel) isProbe(key VIPKey) bool {
 }
 
 // probeConnect proves that a connect of another process is redirected, for each
-// pool, and says how.
+// pool whose family this host has, and says how.
 func (k *Kernel) probeConnect(ctx context.Context) (string, error) {
 	k.probe.Lock()
 	defer k.probe.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	var proofs []string
+	var missing []error
 	for _, p := range []struct {
 		pool   netip.Prefix
 		listen string
@@ -77,17 +78,31 @@ func (k *Kernel) probeConnect(ctx context.Context) (string, error) {
 		}
 		vip := netip.AddrPortFrom(p.pool.Addr(), probePort)
 		where, err := k.probeVIP(ctx, vip, p.listen)
-		if err != nil {
+		switch {
+		case errors.Is(err, errNoFamily):
+			missing = append(missing, err)
+		case err != nil:
 			return "", fmt.Errorf("a probe's connect to %v did not arrive: %w", vip, err)
+		default:
+			proofs = append(proofs, fmt.Sprintf("%v from %s", vip, where))
 		}
-		proofs = append(proofs, fmt.Sprintf("%v from %s", vip, where))
+	}
+	if len(proofs) == 0 {
+		return "", fmt.Errorf("nothing to probe: %w", errors.Join(missing...))
 	}
 	return strings.Join(proofs, ", "), nil
 }
 
+// errNoFamily: the host has no loopback address of the pool's family, so that
+// nobody on it can be sent anywhere by such a VIP.
+var errNoFamily = errors.New("the host has no such addresses")
+
 func (k *Kernel) probeVIP(ctx context.Context, vip netip.AddrPort, listen string) (where string, err error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", listen)
+	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
+		return "", fmt.Errorf("%w: listen at %s: %w", errNoFamily, listen, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("listen for it: %w", err)
 	}
