@@ -157,7 +157,7 @@ func (j *Journal) update(fn func(tx *bbolt.Tx) error) error {
 	case retryable(err):
 		return fmt.Errorf("%w: %w", ErrFull, err)
 	}
-	err = fmt.Errorf("%w: %w", ErrBroken, err)
+	err = fmt.Errorf("%w: %w", ErrBroken, renumber(err))
 	j.mu.Lock()
 	j.broken = err
 	j.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -88,6 +89,26 @@ func (d Damage) Error() string {
 
 // Is reports whether target is ErrDamaged.
 func (d Damage) Is(target error) bool { return target == ErrDamaged }
+
+// numbered is an error whose text has lost its error number.
+type numbered struct {
+	error
+	number syscall.Errno
+}
+
+// Unwrap gives both.
+func (e numbered) Unwrap() []error { return []error{e.error, e.number} }
+
+// renumber gives an error of bbolt the error number that its text ends with:
+// bbolt formats what keeps the file from growing with %s.
+func renumber(err error) error {
+	for _, number := range []syscall.Errno{syscall.EROFS, syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
+		if !errors.Is(err, number) && strings.HasSuffix(err.Error(), ": "+number.Error()) {
+			return numbered{err, number}
+		}
+	}
+	return err
+}
 
 // retryable reports whether a commit failed before anything was written that
 // counts, because the disk is full. A failed write leaves garbage on free pages

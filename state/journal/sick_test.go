@@ -27,6 +27,7 @@ func TestErrorsOfACommit(t *testing.T) {
 		"write error":   {write(syscall.EIO), journal.ErrBroken},
 		"sync error":    {syscall.EIO, journal.ErrBroken},
 		"full at sync":  {syscall.ENOSPC, journal.ErrBroken},
+		"no growth":     {errors.New("file resize error: truncate journal.db: read-only file system"), journal.ErrBroken},
 		"anything else": {errors.New("file resize error"), journal.ErrBroken},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -35,6 +36,9 @@ func TestErrorsOfACommit(t *testing.T) {
 			j, s := mustOpen(t, dir, journal.Options{Fault: func() error { return fault }})
 			s = state.Fold(s, mustAppend(t, j, registered(1))[0])
 			fault = test.fault
+			if name == "no growth" { // bbolt says it in words only
+				test.fault = syscall.EROFS
+			}
 			if _, err := j.Append(registered(2)); !errors.Is(err, test.want) || !errors.Is(err, test.fault) {
 				t.Fatalf("append: %v", err)
 			}
