@@ -19,7 +19,6 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/connections"
 	"github.com/lictor-mesh/lictor/daemon/metrics"
 	"github.com/lictor-mesh/lictor/daemon/owners"
-	"github.com/lictor-mesh/lictor/daemon/presence"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/server"
 	"github.com/lictor-mesh/lictor/daemon/version"
@@ -71,9 +70,12 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 	began := time.Now()
 	j, s, err := journal.Open(ctx, d.cfg.StateDir, journal.Options{MachineID: machineID()})
 	if err != nil {
-		return err
+		return openHint(err)
 	}
 	d.journal = j
+	if warning := shortLived(d.cfg.StateDir); warning != "" {
+		d.log.Warn("state does not last", "state_dir", d.cfg.StateDir, "problem", warning)
+	}
 	d.log.Debug("journal replayed", "seq", s.Seq, "took_ms", time.Since(began).Milliseconds())
 
 	bounceBytes := uint32(bounceBytesPlain)
@@ -137,7 +139,7 @@ func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
 		{"events", d.readEvents},
 		{"attachment", d.watchAttachment},
 		{"owners", owners.NewWatcher(d.registry, d.resolver, logger).Run},
-		{"presence", presence.NewWatcher(d.registry, d.catalog, logger).Run},
+		{"presence", d.watchPresence(logger)},
 		{"api", d.server.Run},
 	} {
 		group.Go(func() error {
@@ -167,6 +169,7 @@ func (d *Daemon) catalogConfig(logger *slog.Logger) catalog.Config {
 		Addresses: d.cfg.ConsulAddresses.String(),
 		HTTPPort:  d.cfg.ConsulHTTPPort, GRPCPort: d.cfg.ConsulGRPCPort,
 		TokenFile: d.cfg.ConsulTokenFile, WatchDisabled: d.cfg.ServerWatchDisabled,
+		GRPCOnly: d.cfg.ConsulHTTPPort == 0,
 		TLS: catalog.TLS{
 			Disabled: d.cfg.TLS.Disabled, CACerts: d.cfg.TLS.CACerts,
 			Cert: d.cfg.TLS.Cert, Key: d.cfg.TLS.Key, ServerName: d.cfg.TLS.ServerName,

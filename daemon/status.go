@@ -129,10 +129,7 @@ func (b backend) journalStatus(st *v1.Status) {
 	st.Journal = v1.Journal{
 		UUID: b.journal.Meta().UUID, Seq: stats.Last, Oldest: stats.First, Bytes: stats.Bytes, Writable: true,
 	}
-	if err := b.registry.JournalProblem(); err != nil {
-		st.Journal.Writable, st.Journal.Problem = false, err.Error()
-		st.Problems = append(st.Problems, "The journal cannot be written, registrations are refused and placements are not recorded: "+err.Error())
-	}
+	b.diskStatus(st)
 }
 
 func (b backend) proxyStatus(ctx context.Context, st *v1.Status) error {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/state/journal"
 )
 
 // commit is one sync: the pending facts first, then the batch.
@@ -135,10 +136,15 @@ func (r *Registry) enforce(b *batch, events []state.Event) error {
 // refuse answers a batch that could not be journaled. What is pending stays in
 // force and is tried again.
 func (r *Registry) refuse(c commit) {
+	answer := fmt.Errorf("%w, nothing was changed: %w", ErrNotDurable, c.err)
+	if errors.Is(c.err, journal.ErrBroken) && !errors.Is(r.stats.journalProblem(), journal.ErrBroken) {
+		// This one may have reached the disk, as the next start will see.
+		answer = fmt.Errorf("%w, nothing is in force; ask again after a restart of lictord, which may find it on the disk: %w", ErrNotDurable, c.err)
+	}
 	r.notWritable(c.err)
 	r.pending.putBack(c.pending)
 	for _, d := range c.batch.promises {
-		d.answer(fmt.Errorf("%w, nothing was changed: %w", ErrNotDurable, c.err))
+		d.answer(answer)
 	}
 }
 
