@@ -10,6 +10,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,47 +154,43 @@ func (d *Disk) Fail() error {
 	return wrap("fail disk", os.WriteFile(path, []byte("1"), 0))
 }
 
-// Fill takes the room on the disk but for about spare bytes; Empty gives it
-// back.
-func (d *Disk) Fill(spare int64) error { return fill(d.Path, spare) }
-
-// Empty undoes Fill.
-func (d *Disk) Empty() error { return wrap("empty disk", os.Remove(ballast(d.Path))) }
-
 // Exhaust takes the memory behind a Thin disk: what it has not written before it
 // can no longer write, and says so only when it is synced. Relieve gives the
 // memory back.
-func (d *Disk) Exhaust() error { return fill(filepath.Join(d.home, backingName), 0) }
+func (d *Disk) Exhaust() error { return Fill(filepath.Join(d.home, backingName)) }
 
 // Relieve undoes Exhaust.
-func (d *Disk) Relieve() error {
-	return wrap("relieve disk", os.Remove(ballast(filepath.Join(d.home, backingName))))
-}
+func (d *Disk) Relieve() error { return Empty(filepath.Join(d.home, backingName)) }
 
-// ballast is what takes the room in a directory.
-func ballast(dir string) string { return filepath.Join(dir, "ballast") }
+const ballast = "ballast"
 
-func fill(dir string, spare int64) error {
+// Fill takes all the room on the file system of a directory, to the last block.
+// Of the caller's own use only: a directory on a [Disk], or on a small tmpfs.
+func Fill(dir string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return fmt.Errorf("fill %s: %w", dir, err)
 	}
-	f, err := os.Create(ballast(dir))
+	f, err := os.Create(filepath.Join(dir, ballast))
 	if err != nil {
 		return fmt.Errorf("fill %s: %w", dir, err)
 	}
-	size := max(0, int64(st.Bavail)*st.Bsize-spare)
+	size := int64(st.Bavail) * st.Bsize
 	err = unix.Fallocate(int(f.Fd()), 0, 0, size)
-	for block := make([]byte, 4096); err == nil && spare == 0; _, err = f.Write(block) {
-		if _, err = f.Seek(0, 2); err != nil {
-			break
-		}
+	if err == nil || errors.Is(err, unix.ENOSPC) {
+		_, err = f.Seek(0, io.SeekEnd)
 	}
-	if errors.Is(err, unix.ENOSPC) && spare == 0 {
-		err = nil // to the last block
+	for block := make([]byte, 4096); err == nil; { // what was not said to be available
+		_, err = f.Write(block)
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		err = nil
 	}
 	return wrap("fill "+dir, errors.Join(err, f.Close()))
 }
+
+// Empty undoes Fill.
+func Empty(dir string) error { return wrap("empty "+dir, os.Remove(filepath.Join(dir, ballast))) }
 
 // Close unmounts and removes the disk.
 func (d *Disk) Close() error {

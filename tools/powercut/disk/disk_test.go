@@ -80,12 +80,12 @@ func TestCutKeepsWhatWasSynced(t *testing.T) {
 
 func TestFull(t *testing.T) {
 	d := newDisk(t, Options{})
-	must(t, d.Fill(0))
+	must(t, Fill(d.Path))
 	path := filepath.Join(d.Path, "more")
 	if err := write(path, 5000, true); !errors.Is(err, unix.ENOSPC) {
 		t.Errorf("write on a full disk: %v", err)
 	}
-	must(t, d.Empty())
+	must(t, Empty(d.Path))
 	must(t, write(path, 5000, true))
 }
 
