@@ -72,6 +72,27 @@ func TestKernelMoveWithoutEvent(t *testing.T) {
 	})
 }
 
+// While no daemon ran the kernel moved a proxy, and nobody wrote to the map:
+// that its entry is written anew is no drift.
+func TestKernelMoveWhileAwayIsNoDrift(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.servers("s1", "s2", "s3")
+		h.mustRegister("a", "b")
+		time.Sleep(time.Second)
+		to := h.kernelMoves("a", kernel.HoldFailed)
+		h.stop()
+		time.Sleep(time.Minute)
+		h.start()
+		if p := h.proxy("a"); p.Ranked[0] != to || p.Reason != state.PlaceConnectFailed {
+			t.Errorf("placed on %v, %s", p.Ranked, p.Reason)
+		}
+		h.inForce("a")
+		if h.drift() != 0 {
+			t.Errorf("counted as drift: %v", h.r.Drift())
+		}
+	})
+}
+
 // While no daemon ran the kernel moved a proxy, and somebody deleted its entry:
 // the one is journaled, before the other is repaired.
 func TestKernelMoveWhileAway(t *testing.T) {

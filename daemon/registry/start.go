@@ -24,6 +24,9 @@ func (r *Registry) Start() error {
 	if err := r.adopt(meta, actual); err != nil {
 		return err
 	}
+	// Counted now: an entry that is written anew because its proxy is placed
+	// elsewhere below had not been changed by anybody.
+	drift := reconcile.Diff(r.desired(), actual).Drift
 	if _, err := r.learn(r.allSlots()); err != nil {
 		return err
 	}
@@ -38,7 +41,7 @@ func (r *Registry) Start() error {
 		r.log.Info("map of VIPs brought in line with the journal", "put", len(changes.Put), "deleted", len(changes.Delete))
 	}
 	if meta != (kernel.Meta{}) { // else the maps are new, as after a reboot
-		r.stats.reconciled(changes.Drift)
+		r.stats.reconciled(drift)
 	}
 	return r.setMeta()
 }
