@@ -17,11 +17,13 @@ func (r *Registry) fold(e state.Event) {
 	if p := r.s.Proxies[id]; p != nil {
 		r.loads.Remove(p.Ranked)
 		delete(r.byIndex, p.Index)
+		r.left[p.Index] = r.clock()
 	}
 	r.s = state.Fold(r.s, e)
 	if p := r.s.Proxies[id]; p != nil {
 		r.loads.Add(p.Ranked)
 		r.byIndex[p.Index] = id
+		delete(r.left, p.Index)
 	}
 	if b, ok := e.Body.(state.ServerSeen); ok {
 		r.slots[b.Server.Slot] = b.Server.ID
@@ -42,7 +44,11 @@ func (r *Registry) decidePlacement(id string, ranked []string, why state.PlaceRe
 	r.cfg.Observer.Placed(why)
 }
 
-// age says how long ago t was. When the clock was set back since then, nobody
+// clock is the kernel's, CLOCK_MONOTONIC: how long something takes or rests is
+// told by it, as the wall clock may be set.
+func (r *Registry) clock() time.Duration { return r.cfg.Maps.Now() }
+
+// age says how long ago t, of the journal or of this process, was. When the clock was set back since then, nobody
 // knows: long ago, or what waits for t to be past would wait for as long.
 func (r *Registry) age(t time.Time) time.Duration {
 	if d := r.now().Sub(t); d >= 0 {

@@ -36,6 +36,8 @@ type host struct {
 	logs *buffer
 	// fault is what the disk does at each commit; nil: nothing bad.
 	fault atomic.Pointer[func() error]
+	// skew is by how much the wall clock is wrong.
+	skew atomic.Int64
 
 	// Of the running daemon.
 	life    *lifeline
@@ -74,6 +76,7 @@ func (h *host) start() { h.startKilled(-1) }
 func (h *host) startKilled(steps int) {
 	h.t.Helper()
 	j, s, err := journal.Open(h.ctx(), filepath.Join(h.dir, "state"), journal.Options{
+		Now:    h.wall,
 		NoSync: true, // a kill loses nothing that was written
 		Fault: func() error {
 			if fault := h.fault.Load(); fault != nil {
@@ -98,7 +101,7 @@ func (h *host) startKilled(steps int) {
 	}
 	h.r = New(Config{
 		State: s, Journal: h.journal, JournalUUID: uuid, Maps: h.maps, Pools: pools, Port: 8702,
-		BootID: h.boot, Seed: "host-1", Observer: h.seen,
+		BootID: h.boot, Seed: "host-1", Observer: h.seen, Now: h.wall,
 		Hold:   func(kernel.HoldReason) time.Duration { return 15 * time.Second },
 		Logger: slog.New(slog.NewTextHandler(h.logs, nil)),
 	})
@@ -115,6 +118,10 @@ func (h *host) startKilled(steps int) {
 	h.cancel, h.ended = cancel, ended
 	go func() { ended <- r.Run(ctx) }()
 }
+
+// wall is the host's wall clock. It has no monotonic part: what is measured by
+// it goes wrong when it is set.
+func (h *host) wall() time.Time { return time.Now().Round(0).Add(time.Duration(h.skew.Load())) }
 
 // stop ends the daemon as SIGTERM does, and checks what must hold then: the
 // journal gives exactly the state that was, its invariants hold, and the map is

@@ -16,7 +16,7 @@ import (
 // returns the ids that it placed; their entries are to be written.
 func (r *Registry) place(moves int) []string {
 	res := assign.Assign(r.proxies(), r.candidates(), r.cfg.Seed, moves)
-	r.settleAt = time.Time{}
+	r.settleAt = 0
 	var ids []string
 	for _, c := range res.Changes {
 		p := r.s.Proxies[c.ID]
@@ -27,7 +27,7 @@ func (r *Registry) place(moves int) []string {
 		r.decidePlacement(c.ID, c.Ranked, c.Reason)
 		ids = append(ids, c.ID)
 	}
-	if res.Left == 0 && r.settleAt.IsZero() {
+	if res.Left == 0 && r.settleAt == 0 {
 		clear(r.joining)
 	}
 	return ids
@@ -36,15 +36,13 @@ func (r *Registry) place(moves int) []string {
 // putOff has a placement decided again later, when its VIP may be placed
 // again. The kernel has its other ranks meanwhile.
 func (r *Registry) putOff(wait time.Duration, moves int) {
-	if at := r.now().Add(wait); at.After(r.settleAt) {
-		r.settleAt = at
-	}
+	r.settleAt = max(r.settleAt, r.clock()+wait)
 	r.settleMoves = moves
 }
 
 // settle decides what was put off.
 func (r *Registry) settle() {
-	if r.settleAt.IsZero() || r.now().Before(r.settleAt) {
+	if r.settleAt == 0 || r.clock() < r.settleAt {
 		return
 	}
 	r.placeAndWrite(r.settleMoves)

@@ -92,27 +92,29 @@ func (r *Registry) grant(b *batch, req Request) ([]state.Body, error) {
 
 // freeIndex finds a VIP that nobody has, had a moment ago, or holds by a
 // socket, and readies the kernel's words of its slot.
+//
+// How long a VIP has rested is told by the kernel's clock. Of those that left
+// before this process began only the wall clock could tell, which may have been
+// set: they rest anew, unless there is no other VIP.
 func (r *Registry) freeIndex(b *batch) (uint32, error) {
 	var failed error
-	busy := func(index uint32) bool {
-		left, resting := r.s.Resting[index]
-		switch {
-		case b.taken[index] || failed != nil:
-			return true
-		case resting && r.now().Sub(left) < restFor:
-			return false // NextIndex passes over it, without a question to the kernel
+	free := func(resting func(index uint32) bool) func(uint32) bool {
+		return func(index uint32) bool {
+			if b.taken[index] || failed != nil || resting(index) {
+				return true
+			}
+			var held bool
+			held, failed = r.held(index)
+			return held || failed != nil
 		}
-		var held bool
-		held, failed = r.held(index)
-		return held || failed != nil
 	}
 	limit := r.cfg.Pools.Limit()
-	index, ok := r.s.NextIndex(limit, restFor, r.now(), busy)
-	if ok && failed == nil {
-		// One that is said to rest, because the clock was set back, was not asked for.
-		var held bool
-		held, failed = r.held(index)
-		ok = !held
+	// No proxy left after the state's own time: NextIndex leaves resting to busy.
+	index, ok := r.s.NextIndex(limit, 0, r.s.Time, free(func(index uint32) bool {
+		return r.resting(index) || r.restsSinceStart(index)
+	}))
+	if !ok && failed == nil && r.justBegun() {
+		index, ok = r.s.NextIndex(limit, restFor, r.now(), free(r.resting))
 	}
 	switch {
 	case failed != nil:
@@ -126,6 +128,25 @@ func (r *Registry) freeIndex(b *batch) (uint32, error) {
 	}
 	return index, nil
 }
+
+// resting says whether a VIP's proxy left a moment ago.
+func (r *Registry) resting(index uint32) bool {
+	left, known := r.left[index]
+	if known && r.clock()-left >= restFor {
+		delete(r.left, index)
+		return false
+	}
+	return known
+}
+
+// restsSinceStart says so of a VIP that rested, or may have, when this process
+// began.
+func (r *Registry) restsSinceStart(index uint32) bool {
+	_, was := r.s.Resting[index]
+	return was && r.justBegun()
+}
+
+func (r *Registry) justBegun() bool { return r.clock()-r.began < restFor }
 
 // held says whether a socket still holds a VIP slot: what it has yet to count
 // must not count for another proxy.

@@ -118,9 +118,11 @@ type Registry struct {
 
 	// Owned by Run.
 	s       state.State
-	set     uint32            // reconcile.Set(s)
-	byIndex map[uint32]string // proxies by VIP slot
-	slots   map[uint16]string // servers by slot, listed or gone
+	set     uint32                   // reconcile.Set(s)
+	byIndex map[uint32]string        // proxies by VIP slot
+	left    map[uint32]time.Duration // VIP slots whose proxies left since New, and when, by r.clock
+	began   time.Duration            // when New was called, by r.clock
+	slots   map[uint16]string        // servers by slot, listed or gone
 	loads   assign.Loads
 
 	queue      []*promise // not decided yet
@@ -131,7 +133,7 @@ type Registry struct {
 	snapFailed time.Time  // when a snapshot could last not be
 	slow       bool       // the disk was said to be slow
 
-	settleAt    time.Time                    // when to decide what was put off; zero: nothing was
+	settleAt    time.Duration                // when to decide what was put off, by r.clock; 0: nothing was
 	settleMoves int                          // with how many moves
 	joining     map[string]state.PlaceReason // servers that have not had their share yet, and why they get one
 	joined      time.Time                    // when the last of them came
@@ -155,6 +157,8 @@ func New(cfg Config) *Registry {
 		stats:     stats{drift: map[reconcile.Drift]uint64{reconcile.DriftMissing: 0, reconcile.DriftChanged: 0, reconcile.DriftUnknown: 0}},
 		s:         cfg.State,
 		byIndex:   map[uint32]string{},
+		left:      map[uint32]time.Duration{},
+		began:     cfg.Maps.Now(),
 		slots:     map[uint16]string{},
 		joining:   map[string]state.PlaceReason{},
 	}
@@ -216,8 +220,8 @@ func (r *Registry) alarm() <-chan time.Time {
 	if !r.inflight && (r.pending.len() > 0 || r.stats.journalProblem() != nil) {
 		wait = r.flushIn()
 	}
-	if !r.settleAt.IsZero() {
-		wait = min(wait, r.settleAt.Sub(r.now()))
+	if r.settleAt != 0 {
+		wait = min(wait, r.settleAt-r.clock())
 	}
 	if wait == math.MaxInt64 {
 		return nil
