@@ -37,14 +37,15 @@ type Watcher struct {
 	resolver Resolver
 	log      *slog.Logger
 	goneFor  time.Duration
-	since    map[string]time.Time // by proxy id: since when its owner is gone
+	began    time.Time                // of elapsed
+	since    map[string]time.Duration // by proxy id: since when its owner is gone, as of elapsed
 }
 
 // NewWatcher makes a watcher; it starts nothing.
 func NewWatcher(r Registry, resolver Resolver, log *slog.Logger) *Watcher {
 	return &Watcher{
 		registry: r, resolver: resolver, log: log.With("component", "owners"),
-		goneFor: goneFor, since: map[string]time.Time{},
+		goneFor: goneFor, began: time.Now(), since: map[string]time.Duration{},
 	}
 }
 
@@ -76,10 +77,14 @@ func (w *Watcher) Run(ctx context.Context) error {
 		slices.SortFunc(proxies, func(a, b state.Proxy) int { return int(a.Index) - int(b.Index) })
 		w.resolve(ctx, proxies, thorough)
 		if thorough {
-			w.reap(ctx, proxies)
+			w.reap(ctx, proxies, w.elapsed())
 		}
 	}
 }
+
+// elapsed is the time that this watcher has been there. It does not jump when
+// the wall clock is set.
+func (w *Watcher) elapsed() time.Duration { return time.Since(w.began) }
 
 // resolve follows what owners' paths lead to.
 func (w *Watcher) resolve(ctx context.Context, proxies []state.Proxy, thorough bool) {
@@ -100,7 +105,7 @@ func (w *Watcher) resolve(ctx context.Context, proxies []state.Proxy, thorough b
 }
 
 // reap ends the registrations whose owners have been gone for long.
-func (w *Watcher) reap(ctx context.Context, proxies []state.Proxy) {
+func (w *Watcher) reap(ctx context.Context, proxies []state.Proxy, now time.Duration) {
 	all := make([]state.Owner, len(proxies))
 	for i, p := range proxies {
 		all[i] = p.Owner
@@ -110,8 +115,7 @@ func (w *Watcher) reap(ctx context.Context, proxies []state.Proxy) {
 		w.log.Warn("owners not looked for, next try in ten seconds", "err", err)
 		return
 	}
-	now := time.Now()
-	since := map[string]time.Time{}
+	since := map[string]time.Duration{}
 	for i, p := range proxies {
 		if !gone[i] {
 			continue
@@ -120,7 +124,7 @@ func (w *Watcher) reap(ctx context.Context, proxies []state.Proxy) {
 		if at, ok := w.since[p.ID]; ok {
 			since[p.ID] = at
 		}
-		if now.Sub(since[p.ID]) < w.goneFor {
+		if now-since[p.ID] < w.goneFor {
 			continue
 		}
 		still := func(o state.Owner) error {
@@ -131,7 +135,7 @@ func (w *Watcher) reap(ctx context.Context, proxies []state.Proxy) {
 		}
 		switch err := w.registry.Deregister(ctx, p.ID, state.LeaveOwnerGone, still); {
 		case err == nil:
-			w.log.Info("proxy reaped: its owner is gone from the host", "proxy", p.ID, "gone_s", int(now.Sub(since[p.ID]).Seconds()))
+			w.log.Info("proxy reaped: its owner is gone from the host", "proxy", p.ID, "gone_s", int((now - since[p.ID]).Seconds()))
 		case !errors.Is(err, errReplaced):
 			w.failed(ctx, "proxy not reaped, next try in ten seconds", p.ID, err)
 		}

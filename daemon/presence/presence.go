@@ -44,15 +44,16 @@ type Watcher struct {
 	log        *slog.Logger
 	every      time.Duration
 	missingFor time.Duration
-	since      map[string]time.Time // by proxy id: since when Consul does not know it
-	problem    string               // what kept it from asking; said once
+	began      time.Time                // of elapsed
+	since      map[string]time.Duration // by proxy id: since when Consul does not know it, as of elapsed
+	problem    string                   // what kept it from asking; said once
 }
 
 // NewWatcher makes a watcher; it starts nothing.
 func NewWatcher(r Registry, c Catalog, log *slog.Logger) *Watcher {
 	return &Watcher{
 		registry: r, catalog: c, log: log.With("component", "presence"),
-		every: lookEvery, missingFor: missingFor, since: map[string]time.Time{},
+		every: lookEvery, missingFor: missingFor, began: time.Now(), since: map[string]time.Duration{},
 	}
 }
 
@@ -67,12 +68,16 @@ func (w *Watcher) Run(ctx context.Context) error {
 			return nil
 		case <-pause.C:
 		}
-		w.look(ctx, time.Now())
+		w.look(ctx, w.elapsed())
 	}
 }
 
+// elapsed is the time that this watcher has been there. It does not jump when
+// the wall clock is set.
+func (w *Watcher) elapsed() time.Duration { return time.Since(w.began) }
+
 // look asks Consul once about every node.
-func (w *Watcher) look(ctx context.Context, now time.Time) {
+func (w *Watcher) look(ctx context.Context, now time.Duration) {
 	snap, err := w.registry.Snapshot(ctx)
 	if err != nil {
 		return // stopping
@@ -82,7 +87,7 @@ func (w *Watcher) look(ctx context.Context, now time.Time) {
 		n := catalog.Node{Name: p.Node, Namespace: p.Namespace, Partition: p.Partition}
 		nodes[n] = append(nodes[n], p)
 	}
-	since := map[string]time.Time{}
+	since := map[string]time.Duration{}
 	problem := ""
 	for n, proxies := range nodes {
 		ids, err := w.catalog.Services(ctx, n)
@@ -119,9 +124,9 @@ func (w *Watcher) known(ctx context.Context, p *state.Proxy) {
 }
 
 // reap ends the registrations of what has been missing for long.
-func (w *Watcher) reap(ctx context.Context, now time.Time) {
+func (w *Watcher) reap(ctx context.Context, now time.Duration) {
 	for id, since := range w.since {
-		if now.Sub(since) < w.missingFor {
+		if now-since < w.missingFor {
 			continue
 		}
 		any := func(state.Owner) error { return nil }
@@ -131,7 +136,7 @@ func (w *Watcher) reap(ctx context.Context, now time.Time) {
 			}
 			continue
 		}
-		w.log.Info("proxy reaped: Consul no longer knows it", "proxy", id, "missing_s", int(now.Sub(since).Seconds()))
+		w.log.Info("proxy reaped: Consul no longer knows it", "proxy", id, "missing_s", int((now - since).Seconds()))
 	}
 }
 

@@ -1,0 +1,98 @@
+package presence
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lictor-mesh/lictor/daemon/catalog"
+	"github.com/lictor-mesh/lictor/daemon/registry"
+	"github.com/lictor-mesh/lictor/state"
+)
+
+// world is a registry and a catalog that a test sets.
+type world struct {
+	s       state.State
+	in      []string // ids that Consul knows
+	problem error    // of asking Consul
+	asked   []catalog.Node
+	reaped  []string
+}
+
+func (w *world) Snapshot(context.Context) (registry.Snapshot, error) {
+	return registry.Snapshot{State: w.s.Clone()}, nil
+}
+
+func (w *world) Change(_ context.Context, c state.ProxyChanged) error {
+	w.s = state.Fold(w.s, state.Event{Body: c})
+	return nil
+}
+
+func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, _ func(state.Owner) error) error {
+	if why != state.LeaveCatalogGone {
+		return errors.New("reaped for " + string(why))
+	}
+	w.s = state.Fold(w.s, state.Event{Body: state.ProxyDeregistered{ID: id, Reason: why}})
+	w.reaped = append(w.reaped, id)
+	return nil
+}
+
+func (w *world) Services(_ context.Context, n catalog.Node) ([]string, error) {
+	w.asked = append(w.asked, n)
+	return w.in, w.problem
+}
+
+func newWorld(ids ...string) (*world, *Watcher) {
+	w := &world{s: state.New()}
+	for i, id := range ids {
+		w.s = state.Fold(w.s, state.Event{Body: state.ProxyRegistered{
+			Proxy: state.Registration{ID: id, Node: "node", Index: uint32(i + 1)},
+		}})
+	}
+	return w, NewWatcher(w, w, slog.New(slog.DiscardHandler))
+}
+
+// A proxy that Consul knew is reaped once it has been missing for long enough,
+// and not for what was not seen; one that Consul never knew is waited for.
+func TestReaping(t *testing.T) {
+	type step struct {
+		at      time.Duration
+		in      []string
+		problem error
+		reaped  []string
+	}
+	down := errors.New("no contact")
+	for name, steps := range map[string][]step{
+		"missing":      {{at: 0, in: []string{"a", "b"}}, {at: time.Minute, in: []string{"b"}}, {at: time.Minute + missingFor - 1, in: []string{"b"}}, {at: time.Minute + missingFor, in: []string{"b"}, reaped: []string{"a"}}},
+		"never known":  {{at: 0, in: []string{"b"}}, {at: 24 * time.Hour, in: []string{"b"}}},
+		"back in time": {{at: 0, in: []string{"a"}}, {at: 1}, {at: missingFor - 1, in: []string{"a"}}, {at: missingFor + 1}, {at: 2 * missingFor}},
+		"not seen meanwhile": {
+			{at: 0, in: []string{"a"}}, {at: 1},
+			{at: missingFor - 1, problem: down}, {at: missingFor + 1, problem: down},
+			{at: missingFor + 2}, {at: 2*missingFor + 1}, {at: 2*missingFor + 2, reaped: []string{"a"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, watcher := newWorld("a", "b")
+			for _, s := range steps {
+				w.in, w.problem, w.reaped = s.in, s.problem, nil
+				watcher.look(t.Context(), s.at)
+				if !slices.Equal(w.reaped, s.reaped) {
+					t.Fatalf("after %v reaped %v, want %v", s.at, w.reaped, s.reaped)
+				}
+			}
+		})
+	}
+}
+
+// Consul is asked once for each node, however many proxies are registered on it.
+func TestOneQuestionANode(t *testing.T) {
+	w, watcher := newWorld("a", "b", "c")
+	watcher.look(t.Context(), 0)
+	if len(w.asked) != 1 || w.asked[0].Name != "node" {
+		t.Errorf("asked %v", w.asked)
+	}
+}
