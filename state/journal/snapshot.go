@@ -34,7 +34,8 @@ func (j *Journal) SnapshotDue() bool {
 		newest = j.snapshots[n-1]
 	}
 	tail := j.last - newest
-	old := j.opts.Retain.Age > 0 && j.opts.Now().Sub(j.snapTime) > j.opts.Retain.Age/2
+	age := j.opts.Now().Sub(j.snapTime) // negative: the clock was set back, who knows how old it is
+	old := j.opts.Retain.Age > 0 && (age > j.opts.Retain.Age/2 || age < 0)
 	return tail >= snapshotEvery || tail > 0 && old
 }
 
