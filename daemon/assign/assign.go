@@ -69,8 +69,9 @@ type Result struct {
 	// Moved is how many of the changes take a working server away from a proxy
 	// to make the loads even. Each costs its stream when it is enforced.
 	Moved int
-	// Left is how many more such moves evenness wants: call again when moves
-	// are to be had.
+	// Left is how many more such moves evenness wants, and those that a server
+	// which is Joining is kept from by a hold-down: call again when moves are
+	// to be had, or the hold has ended.
 	Left int
 }
 
@@ -111,6 +112,11 @@ func Assign(proxies []Proxy, servers []Server, seed string, moves int) Result {
 	}
 	var res Result
 	res.Moved, res.Left = t.rebalance(items, load, want, moves)
+	for s := range t.ids {
+		if t.joining[s] != "" && t.avoid[s] {
+			res.Left += max(0, placed/len(t.ids)-load[s])
+		}
+	}
 	t.rank(items)
 	for _, it := range items {
 		if it.ranked != nil || it.first < 0 && len(it.Ranked) > 0 {

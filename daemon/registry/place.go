@@ -27,7 +27,12 @@ func (r *Registry) place(moves int) []string {
 		r.decidePlacement(c.ID, c.Ranked, c.Reason)
 		ids = append(ids, c.ID)
 	}
-	if res.Left == 0 && r.settleAt == 0 {
+	switch {
+	case res.Left > 0 && len(r.joining) > 0:
+		// A server that was away for a moment is held down still by those that
+		// it failed. It gets its share once that has ended.
+		r.putOff(joinEvery, -1)
+	case res.Left == 0 && r.settleAt == 0:
 		clear(r.joining)
 	}
 	return ids

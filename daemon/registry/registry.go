@@ -35,6 +35,9 @@ const (
 	snapshotRetry = time.Minute
 	// placeEvery is the pace at which one VIP is placed.
 	placeEvery = time.Second
+	// joinEvery is how often a server that could not have its share yet is
+	// tried.
+	joinEvery = 2 * time.Second
 	// tickEvery is the pace of what has no event of its own: kernel moves that
 	// had to settle, a map that could not be written.
 	tickEvery = time.Second

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
+	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
 )
 
@@ -245,5 +246,29 @@ func TestDrain(t *testing.T) {
 		}
 		h.settle()
 		h.even(30, 3)
+	})
+}
+
+// A server that was away for less than the hold-downs of those that it failed
+// has its share when these end, and not at the pace of rebalancing.
+func TestJoinWhileHeldDown(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.servers("s1", "s2", "s3")
+		h.mustRegister(names(90)...)
+		time.Sleep(time.Second)
+		for id, server := range h.placements() {
+			if server == "s1" {
+				h.kernelMoves(id, kernel.HoldFailed)
+			}
+		}
+		h.servers("s2", "s3")
+		time.Sleep(4 * time.Second)
+		h.servers("s1", "s2", "s3")
+		time.Sleep(time.Second)
+		if n := h.snapshot().First["s1"]; n != 0 {
+			t.Fatalf("%d are sent to a server that they hold down", n)
+		}
+		time.Sleep(13 * time.Second) // the hold-downs have ended
+		h.even(90, 3)
 	})
 }
