@@ -7,8 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/vishvananda/netlink"
 )
 
 // hangUp closes at once, in order.
@@ -57,7 +55,7 @@ func TestBounces(t *testing.T) {
 		{"the client closes after a refusal", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310) }, true, false},
 		{"the client closes after being served", time.Minute, say(1000), func(r *rig, c net.Conn) { hear1(r.t, c, 1000) }, false, true},
 		{"the client aborts", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); linger(r.t, c) }, false, false},
-		{"the socket is destroyed", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); r.destroy(c) }, false, false},
+		{"the socket is destroyed", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); r.destroyOnly() }, false, false},
 		{"the server closes after the window", time.Millisecond, func(net.Conn) { time.Sleep(20 * time.Millisecond) }, func(_ *rig, c net.Conn) { hearEnd(c) }, false, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -83,28 +81,23 @@ func TestBounces(t *testing.T) {
 	}
 }
 
-// destroy does what a drain does to a socket.
-func (r *rig) destroy(conn net.Conn) {
+// destroyOnly does what a drain does to the only socket.
+func (r *rig) destroyOnly() {
 	r.t.Helper()
-	err := r.ns.Do(func() error { return netlink.SocketDestroy(conn.LocalAddr(), r.onlySocket().serverAddr()) })
-	if err != nil {
+	if err := Destroy([]Socket{r.onlySocket()})[0]; err != nil {
 		r.t.Error(err)
 	}
 }
 
 // onlySocket is the one that Sockets lists.
-func (r *rig) onlySocket() socket {
+func (r *rig) onlySocket() Socket {
 	r.t.Helper()
 	sockets := must(r.k.Sockets())
 	if len(sockets) != 1 {
 		r.t.Fatalf("sockets %+v, want one", sockets)
 	}
-	return socket(sockets[0])
+	return sockets[0]
 }
-
-type socket Socket
-
-func (s socket) serverAddr() net.Addr { return net.TCPAddrFromAddrPort(s.Server) }
 
 func TestAKilledProcessIsNoBounce(t *testing.T) {
 	r := newRig(t)

@@ -202,10 +202,13 @@ type lictorSockInfo struct {
 }
 
 type lictorSockRecord struct {
-	_     structs.HostLayout
-	Info  lictorSockInfo
-	State uint8
-	Pad   [7]uint8
+	_         structs.HostLayout
+	Info      lictorSockInfo
+	LocalAddr [4]uint32
+	LocalPort uint16
+	State     uint8
+	Pad       uint8
+	Device    uint32
 }
 
 type lictorVip struct {

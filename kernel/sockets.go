@@ -29,8 +29,11 @@ func (k *Kernel) Sockets() ([]Socket, error) {
 			VIPSlot:     r.Info.VipSlot,
 			Server:      addrPortOf(r.Info.ServerAddr, r.Info.ServerPort),
 			Slot:        r.Info.ServerSlot,
+			Local:       addrPortOf(r.LocalAddr, r.LocalPort),
+			Device:      r.Device,
 			Cookie:      r.Info.Cookie,
 			Netns:       r.Info.Netns,
+			PID:         r.Info.Pid,
 			Established: r.State == tcpEstablished,
 		})
 	}

@@ -137,8 +137,11 @@ type Socket struct {
 	VIPSlot     uint32
 	Server      netip.AddrPort
 	Slot        uint16
-	Cookie      uint64 // of the socket, 0 when the kernel gave it none yet
-	Netns       uint64 // cookie
+	Local       netip.AddrPort // its own side
+	Device      uint32         // index of the one it is bound to, 0 for none
+	Cookie      uint64         // of the socket
+	Netns       uint64         // cookie
+	PID         uint32         // process (tgid) that connected it
 	Established bool
 }
 

@@ -2,7 +2,9 @@ package kernel
 
 import (
 	"errors"
+	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -75,8 +77,12 @@ func TestSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer direct.Close()
-	got := Socket(r.onlySocket())
-	if want := (Socket{VIP: vip4, VIPSlot: 5, Server: s.Addr, Slot: 1, Cookie: got.Cookie, Netns: r.cookie, Established: true}); got != want || got.Cookie == 0 {
+	got := r.onlySocket()
+	want := Socket{
+		VIP: vip4, VIPSlot: 5, Server: s.Addr, Slot: 1, Local: conn.LocalAddr().(*net.TCPAddr).AddrPort(),
+		Cookie: got.Cookie, Netns: r.cookie, PID: uint32(os.Getpid()), Established: true,
+	}
+	if got != want || got.Cookie == 0 {
 		t.Errorf("socket %+v, want %+v", got, want)
 	}
 	if drift := must(r.k.Recount()); len(drift) != 0 {

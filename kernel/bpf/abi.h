@@ -238,12 +238,15 @@ struct meta_words {
 };
 _Static_assert(sizeof(struct meta_words) == 24, "meta_words");
 
-/* A record of the socket walk. */
+/* A record of the socket walk. The local side is what sock_diag finds a socket by. */
 struct sock_record {
 	struct sock_info info;
+	__be32 local_addr[4];
+	__be16 local_port;
 	__u8 state; /* TCP_* of the socket */
-	__u8 pad[7];
+	__u8 pad;
+	__u32 device; /* index of the one that the socket is bound to, or 0 */
 };
-_Static_assert(sizeof(struct sock_record) == 200, "sock_record");
+_Static_assert(sizeof(struct sock_record) == 216, "sock_record");
 
 #endif

@@ -50,8 +50,12 @@ static __always_inline void event_denied(struct bpf_sock_addr *ctx, const struct
 static __always_inline void event_tcp(struct bpf_sock_ops *ctx, const struct sock_info *s,
 				      __u8 kind, __u64 now, __u64 since, __u32 err)
 {
-	struct event *e = event_new(kind, now);
+	struct event *e;
 
+	/* The probe's: nobody reads it, and dropped it would be counted as somebody's. */
+	if (!s->vip_slot)
+		return;
+	e = event_new(kind, now);
 	if (!e)
 		return;
 	e->server_slot = s->server_slot;

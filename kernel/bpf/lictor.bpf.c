@@ -138,6 +138,23 @@ int lictor_sockops(struct bpf_sock_ops *ctx)
 	return ALLOW;
 }
 
+/* The local address of a socket. One of AF_INET6 carries v4-mapped ones as such. */
+static __always_inline void local_addr(struct sock *sk, __be32 *addr)
+{
+	struct sock_common *c = &sk->__sk_common;
+
+	if (c->skc_family != AF_INET6) {
+		addr[2] = bpf_htonl(0xffff);
+		addr[3] = c->skc_rcv_saddr;
+		return;
+	}
+	if (!bpf_core_field_exists(c->skc_v6_rcv_saddr)) /* a kernel without IPv6 */
+		return;
+#pragma clang loop unroll(full)
+	for (int i = 0; i < 4; i++)
+		addr[i] = c->skc_v6_rcv_saddr.in6_u.u6_addr32[i];
+}
+
 /* One record for each socket with storage, of all namespaces. */
 SEC("iter/bpf_sk_storage_map")
 int lictor_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
@@ -149,6 +166,9 @@ int lictor_sockets(struct bpf_iter__bpf_sk_storage_map *ctx)
 	if (!info || !sk || info->phase == PHASE_NONE)
 		return 0;
 	__builtin_memcpy(&r.info, info, sizeof(r.info));
+	local_addr(sk, r.local_addr);
+	r.local_port = bpf_htons(sk->__sk_common.skc_num);
+	r.device = sk->__sk_common.skc_bound_dev_if;
 	r.state = sk->__sk_common.skc_state;
 	/* Non-zero asks the kernel to come back with a larger buffer. */
 	return bpf_seq_write(ctx->meta->seq, &r, sizeof(r)) ? 1 : 0;
