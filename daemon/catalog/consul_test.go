@@ -104,6 +104,7 @@ func TestRealConsul(t *testing.T) {
 		call(t, addr, "/v1/catalog/register", body)
 	}
 	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	failed := c.Status().Errors // while Consul was starting
 	put("passing")
 	began := time.Now()
 	want(t, c, "first", "second")
@@ -114,6 +115,9 @@ func TestRealConsul(t *testing.T) {
 	}
 	put("critical")
 	want(t, c, "first")
+	if s := c.Status(); s.Errors != failed || s.Problem != "" {
+		t.Errorf("changes were taken for trouble: %d errors before them, status %+v", failed, s)
+	}
 
 	// A token without rights reads an empty list.
 	token := deniedToken(t, addr)

@@ -112,8 +112,10 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.Header().Set("X-Consul-Index", strconv.FormatUint(f.index, 10))
-	w.Header().Set("X-Consul-Knownleader", strconv.FormatBool(!f.noLeader))
-	if f.filtered {
+	// As in Consul, what comes out of its stream cache says nothing of either.
+	streamed := index > 0 && !r.URL.Query().Has("near")
+	w.Header().Set("X-Consul-Knownleader", strconv.FormatBool(!f.noLeader && !streamed))
+	if f.filtered && !streamed {
 		w.Header().Set("X-Consul-Results-Filtered-By-ACLs", "true")
 	}
 	f.answered = time.Now()

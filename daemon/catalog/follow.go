@@ -187,7 +187,10 @@ type answer struct {
 // health asks for the servers, and blocks while index, unless 0, is current.
 func (c *Catalog) health(ctx context.Context, target string, index uint64) (answer, error) {
 	limit := c.timing.answer
-	query := url.Values{"passing": {""}, "stale": {""}}
+	// near, whose order is of no interest here, keeps Consul from answering out
+	// of its stream cache, which knows of no leader (hashicorp/consul#9776: every
+	// answer would be taken for a loss of contact) and of no ACL filter.
+	query := url.Values{"passing": {""}, "stale": {""}, "near": {"_agent"}}
 	if index > 0 {
 		query.Set("index", strconv.FormatUint(index, 10))
 		query.Set("wait", c.timing.wait.String())
