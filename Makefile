@@ -30,7 +30,8 @@ FUZZTIME ?= 30s
 COUNT ?= 6
 # make demo KEEP=1 leaves it running.
 KEEP ?=
-# How many rounds `make storm` takes, and its seed; empty: one of its own.
+# How many rounds `make storm` and `make powercut` take, and their seed; empty:
+# one of their own.
 N    ?= 1000
 SEED ?=
 # How many hours `make soak` takes.
@@ -134,6 +135,11 @@ fuzz: go ## fuzz each target for FUZZTIME (30s)
 .PHONY: storm
 storm: root build parts ## kill lictord N (1000) times while clients register, and judge what is left; SEED repeats one
 	REQUIRE_PRIVILEGED=1 STORM_ROUNDS=$(N) STORM_SEED=$(SEED) $(GO) test -count=1 -timeout 0 -run '^TestCrashStorm$$' -v ./tools/storm
+
+.PHONY: powercut
+powercut: root build ## cut the power of a journal N (1000) times, and of a whole host N/50 times; SEED repeats one
+	@$(GO) build -trimpath -o .cache/bin/powercut ./tools/powercut
+	@exec .cache/bin/powercut -n $(N) -lictord $$(($(N) / 50 + 1)) $(if $(SEED),-seed $(SEED))
 
 .PHONY: soak
 soak: root build parts ## H (1) hours of pods, servers and restarts that come and go, all counted and measured; SEED repeats one

@@ -2,7 +2,7 @@
 // again, and compares what is left with what callers were told. The disk is an
 // ext4 on a loop device, the cut ext4's own shutdown, after which nothing more
 // reaches it: unlike kill -9, it takes all that was written and not synced.
-// `make powercut N=1000` runs it; it needs root.
+// `make powercut N=1000` runs it; it needs root, and mkfs.ext4.
 package main
 
 import (
@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"github.com/lictor-mesh/lictor/state/journal"
 )
@@ -31,13 +32,17 @@ func run(ctx context.Context, stdout io.Writer, args []string) error {
 	flags := flag.NewFlagSet("powercut", flag.ContinueOnError)
 	n := flags.Int("n", 1000, "how many cuts of a journal's power")
 	whole := flags.Int("lictord", 20, "how many cuts of the power of a whole host with a lictord")
-	seed := flags.Uint64("seed", 1, "of the moments of the cuts")
+	seed := flags.Uint64("seed", 0, "of the moments of the cuts; 0 takes one from the clock")
 	noSync := flags.Bool("no-sync", false, "leave out every sync: it must lose something")
 	if err := flags.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return nil
 	} else if err != nil {
 		return err
 	}
+	if *seed == 0 {
+		*seed = uint64(time.Now().UnixNano())
+	}
+	fmt.Fprintf(stdout, "seed %d\n", *seed)
 	tally, err := cutJournal(ctx, *n, *seed, journal.Options{NoSync: *noSync})
 	if err := report(stdout, "journal", tally, err); err != nil {
 		return err

@@ -1,8 +1,8 @@
-// Package disk makes small ext4 disks out of files, and makes them fail as disks
+// Package disk makes small ext4 disks out of memory, and makes them fail as disks
 // do: the power goes, room runs out, a write is lost, everything hangs, the
 // kernel takes the file system read-only. Needs root.
 //
-// What a disk consists of, a loop device and a mount, is in the machine's own
+// What a disk consists of, a loop device and two mounts, is in the machine's own
 // mount namespace, so that programs started by others see it. [New] removes what
 // a process that was killed has left.
 package disk
@@ -24,8 +24,9 @@ import (
 type Options struct {
 	// Size in bytes; 32 MiB when 0.
 	Size int64
-	// Thin, when not 0, is how many bytes of memory stand behind all of Size, as
-	// of a volume that was promised more room than there is; see [Disk.Exhaust].
+	// Thin is how many bytes of memory stand behind all of Size; Size when 0. When
+	// fewer, it is as a volume that was promised more room than there is; see
+	// [Disk.Exhaust].
 	Thin int64
 	// Mount are options of the file system, such as "errors=remount-ro".
 	Mount string
@@ -48,6 +49,9 @@ func New(o Options) (*Disk, error) {
 	if o.Size == 0 {
 		o.Size = 32 << 20
 	}
+	if o.Thin == 0 {
+		o.Thin = o.Size
+	}
 	home, lock, err := claim()
 	if err != nil {
 		return nil, fmt.Errorf("make disk: %w", err)
@@ -65,11 +69,9 @@ func (d *Disk) make() error {
 			return err
 		}
 	}
-	if d.opts.Thin != 0 {
-		options := fmt.Sprintf("size=%d,mode=0700", d.opts.Thin)
-		if err := unix.Mount("tmpfs", filepath.Join(d.home, backingName), "tmpfs", 0, options); err != nil {
-			return fmt.Errorf("mount tmpfs: %w", err)
-		}
+	options := fmt.Sprintf("size=%d,mode=0700", d.opts.Thin)
+	if err := unix.Mount("tmpfs", filepath.Join(d.home, backingName), "tmpfs", 0, options); err != nil {
+		return fmt.Errorf("mount tmpfs: %w", err)
 	}
 	f, err := os.OpenFile(d.image(), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Names within a disk's home. What backing holds may be a mount of its own.
+// Names within a disk's home: where it is mounted, and the memory behind it.
 const (
 	mountName   = "mnt"
 	backingName = "backing"
