@@ -57,7 +57,7 @@ func Run(ctx context.Context, cfg config.Config, logger *slog.Logger) (err error
 	return err
 }
 
-// open starts in DESIGN's order: lock, verify, replay, read the maps, journal
+// open starts in DESIGN's order: lock, verify, replay, listen, read the maps, journal
 // what the kernel decided meanwhile, and only then repair. The programs are put
 // into effect after the map is right, so that a first start refuses nobody who
 // is registered.
@@ -78,6 +78,21 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 	}
 	d.log.Debug("journal replayed", "seq", s.Seq, "took_ms", time.Since(began).Milliseconds())
 
+	if d.catalog, err = catalog.New(d.catalogConfig(logger)); err != nil {
+		return err
+	}
+	// A start that cannot have its socket or its address leaves the kernel
+	// alone; whoever calls meanwhile waits for Run.
+	d.metrics = metrics.New(version.Version())
+	api := server.New(server.Config{
+		Backend: backend{d}, Logger: logger,
+		Socket: d.cfg.Socket, HTTPAddr: d.cfg.HTTPAddr, Metrics: d.metrics.Handler(),
+	})
+	if err := api.Listen(); err != nil {
+		return err
+	}
+	d.server = api
+
 	bounceBytes := uint32(bounceBytesPlain)
 	if !d.cfg.TLS.Disabled {
 		bounceBytes = bounceBytesTLS
@@ -94,7 +109,6 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	d.metrics = metrics.New(version.Version())
 	d.registry = registry.New(registry.Config{
 		State: s, Journal: j, JournalUUID: uuid, Maps: d.kernel,
 		Pools: registry.Pools{V4: d.cfg.VIPCIDR, V6: d.cfg.VIPCIDR6}, Port: d.cfg.VIPPort,
@@ -108,15 +122,8 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 		return err
 	}
 	d.attached.set(d.kernel.Verify(ctx))
-	if d.catalog, err = catalog.New(d.catalogConfig(logger)); err != nil {
-		return err
-	}
 	d.metrics.Collect(d.reading)
-	d.server = server.New(server.Config{
-		Backend: backend{d}, Logger: logger,
-		Socket: d.cfg.Socket, HTTPAddr: d.cfg.HTTPAddr, Metrics: d.metrics.Handler(),
-	})
-	return d.server.Listen()
+	return nil
 }
 
 // A refusal has brought a few hundred bytes; under TLS the handshake adds up to
@@ -155,6 +162,9 @@ func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
 // close releases what open got, in reverse.
 func (d *Daemon) close() error {
 	var errs []error
+	if d.server != nil {
+		errs = append(errs, d.server.Close())
+	}
 	if d.kernel != nil {
 		errs = append(errs, d.kernel.Close())
 	}

@@ -115,6 +115,25 @@ func TestAnAddressInUseLeavesNoSocket(t *testing.T) {
 	}
 }
 
+// A daemon that listens and then cannot start leaves nothing in another's way.
+func TestListenersThatNeverRunAreClosed(t *testing.T) {
+	socket := filepath.Join(socketDir(t), "lictor.sock")
+	cfg := Config{Backend: newFake(), Socket: socket, HTTPAddr: "127.0.0.1:0"}
+	for range 2 {
+		s := New(cfg)
+		if err := errors.Join(s.Close(), s.Listen()); err != nil {
+			t.Fatal(err)
+		}
+		cfg.HTTPAddr = s.HTTPAddr().String() // for the second
+		if err := errors.Join(s.Close(), s.Close()); err != nil {
+			t.Error(err)
+		}
+		if _, err := os.Stat(socket); !os.IsNotExist(err) {
+			t.Errorf("the socket is still there: %v", err)
+		}
+	}
+}
+
 func TestHalfOpenClientsLoseTheirConnection(t *testing.T) {
 	s := start(t, newFake(), func(s *Server) {
 		s.timing = timing{

@@ -68,8 +68,8 @@ func New(cfg Config) *Server {
 
 // Listen opens the listeners, so that a daemon learns early that it cannot
 // have them: ErrInUse when another daemon answers on the socket. Run calls it
-// unless it was called; after Listen only Run closes them. Clients that connect
-// between the two wait.
+// unless it was called. Clients that connect between the two wait. Run closes
+// them, or Close when Run is not called.
 func (s *Server) Listen() error {
 	if s.api != nil {
 		return nil
@@ -87,6 +87,21 @@ func (s *Server) Listen() error {
 	}
 	s.api = api
 	return nil
+}
+
+// Close closes what Listen opened and removes the socket. After Run has returned
+// it has nothing to do.
+func (s *Server) Close() error {
+	if s.api == nil {
+		return nil
+	}
+	errs := []error{s.api.Close()}
+	if s.pages != nil {
+		if err := s.pages.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // HTTPAddr is the address of the read-only pages, nil before Listen and
