@@ -81,7 +81,7 @@ func TestASecondDaemonIsRefused(t *testing.T) {
 		wants []string // in what it says
 	}{
 		{"state directory", []string{"--bpffs=" + w.host.BPFFS + "/second"}, []string{w.lictor.State, "lictord"}},
-		{"bpffs path", []string{"--state-dir=" + own}, []string{filepath.Join(w.host.BPFFS, "lictor"), "stop it"}},
+		{"bpffs path", []string{"--state-dir=" + own, "--socket=" + own + ".sock", "--http-addr="}, []string{filepath.Join(w.host.BPFFS, "lictor"), "stop it"}},
 		{"socket", []string{"--state-dir=" + own, "--bpffs=" + w.host.BPFFS + "/second"}, []string{w.lictor.Socket, "stop it"}},
 		{"address", []string{
 			"--state-dir=" + own, "--bpffs=" + w.host.BPFFS + "/third", "--socket=" + own + ".sock",
@@ -102,6 +102,9 @@ func TestASecondDaemonIsRefused(t *testing.T) {
 		}
 		w.must(w.connects(m.pod.Node, m.vip(), 0))
 		w.must(w.lictor.WaitReady(w.ctx))
+	}
+	if left, err := filepath.Glob(filepath.Join(w.host.BPFFS, "*", "link_*")); err != nil || len(left) != len(w.pins("link_*")) {
+		t.Errorf("a daemon that was refused has attached programs: %v, %v", left, err)
 	}
 	if !w.lictor.Process().Alive() || w.lictor.Process().PID() != pid {
 		t.Error("the first daemon has ended")
