@@ -19,10 +19,10 @@ import (
 	"github.com/lictor-mesh/lictor/state"
 )
 
-// ErrRootOnly: only root may name an owner other than itself.
+// ErrRootOnly says that only root may name an owner other than itself.
 var ErrRootOnly = errors.New("only root may name another owner than the caller's network namespace")
 
-// ErrInvalid: the owner that was asked for cannot be used.
+// ErrInvalid says that the owner that was asked for cannot be used.
 var ErrInvalid = errors.New("invalid owner")
 
 // Caller is who asks.

@@ -97,7 +97,9 @@ func (w *Watcher) resolve(ctx context.Context, proxies []state.Proxy, thorough b
 			continue // not there; reap counts how long
 		}
 		if err := w.registry.Change(ctx, state.ProxyChanged{ID: p.ID, Owner: &owner}); err != nil {
-			w.failed(ctx, "owner not changed, next try in a second", p.ID, err)
+			if ctx.Err() == nil {
+				w.log.Warn("owner not changed, next try in a second", "proxy", p.ID, "err", err)
+			}
 			continue
 		}
 		w.log.Info("owner resolved", "proxy", p.ID, "path", owner.Path)
@@ -136,8 +138,8 @@ func (w *Watcher) reap(ctx context.Context, proxies []state.Proxy, now time.Dura
 		switch err := w.registry.Deregister(ctx, p.ID, state.LeaveOwnerGone, still); {
 		case err == nil:
 			w.log.Info("proxy reaped: its owner is gone from the host", "proxy", p.ID, "gone_s", int((now - since[p.ID]).Seconds()))
-		case !errors.Is(err, errReplaced):
-			w.failed(ctx, "proxy not reaped, next try in ten seconds", p.ID, err)
+		case !errors.Is(err, errReplaced) && ctx.Err() == nil:
+			w.log.Warn("proxy not reaped, next try in ten seconds", "proxy", p.ID, "err", err)
 		}
 	}
 	w.since = since
@@ -145,9 +147,3 @@ func (w *Watcher) reap(ctx context.Context, proxies []state.Proxy, now time.Dura
 
 // errReplaced: the owner changed between the look and the reaping.
 var errReplaced = errors.New("owner replaced meanwhile")
-
-func (w *Watcher) failed(ctx context.Context, what, id string, err error) {
-	if ctx.Err() == nil {
-		w.log.Warn(what, "proxy", id, "err", err)
-	}
-}

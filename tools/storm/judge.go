@@ -159,8 +159,8 @@ func sameEntries(entries []Entry, s state.State, listed []v1.Proxy) error {
 // backends are the addresses to which a connect to a VIP of the family may go.
 func backends(s state.State, p *state.Proxy, v4 bool) (addrs []netip.AddrPort) {
 	for _, id := range p.Ranked {
-		server, drained := s.Servers[id], false
-		if _, drained = s.Drained[id]; server == nil || drained {
+		server := s.Servers[id]
+		if _, drained := s.Drained[id]; server == nil || drained {
 			continue
 		}
 		addr := server.Addr6

@@ -28,7 +28,7 @@ type Entry struct {
 func ReadPins(dir string) (entries []Entry, err error) {
 	pins, err := filepath.Glob(filepath.Join(dir, "vips_v*"))
 	if err != nil || len(pins) == 0 {
-		return nil, fmt.Errorf("find the map of VIPs in %s: is lictord running there? %w", dir, err)
+		return nil, errors.Join(fmt.Errorf("find the map of VIPs in %s: none is pinned there", dir), err)
 	}
 	slices.Sort(pins)
 	m, err := ebpf.LoadPinnedMap(pins[len(pins)-1], &ebpf.LoadPinOptions{ReadOnly: true})
@@ -108,10 +108,18 @@ func missing(have map[string]member, names ...string) error {
 
 func (f member) of(b []byte) []byte { return b[f.offset:][:f.size] }
 
+// number reads an unsigned integer in the machine's own order.
 func (f member) number(b []byte) uint64 {
-	var wide [8]byte
-	copy(wide[:], f.of(b)) // BPF runs on little-endian machines here and in CI
-	return binary.LittleEndian.Uint64(wide[:])
+	switch b = f.of(b); len(b) {
+	case 1:
+		return uint64(b[0])
+	case 2:
+		return uint64(binary.NativeEndian.Uint16(b))
+	case 4:
+		return uint64(binary.NativeEndian.Uint32(b))
+	default:
+		return binary.NativeEndian.Uint64(b)
+	}
 }
 
 func (l layout) whole(value []byte) bool {
