@@ -49,13 +49,17 @@ func (n *Node) Connect(ctx context.Context, c Connect) (Connected, error) {
 	if err != nil {
 		return Connected{}, err
 	}
-	out, err := n.Run(ctx, Command{Name: "connect", Path: reexec.Path, Argv0: reexec.Argv0("connect"), Stdin: bytes.NewReader(ask)})
+	out, err := n.Run(ctx, Command{Name: "connect", Path: reexec.Path, Argv0: reexec.Argv0("connect"), Env: undisturbed, Stdin: bytes.NewReader(ask)})
 	if err != nil {
 		return Connected{}, err
 	}
 	var done Connected
 	return done, json.Unmarshal(out, &done)
 }
+
+// undisturbed keeps Go's scheduler from interrupting system calls: with a
+// timeout of the socket's own, connect and read end with EINTR then.
+var undisturbed = []string{"GODEBUG=asyncpreemptoff=1"}
 
 func init() { reexec.Handle("connect", connectMain) }
 

@@ -76,7 +76,7 @@ func (n *Node) StartStorm(o StormOptions) (*Storm, error) {
 		return nil, fmt.Errorf("start storm: %w", err)
 	}
 	s := &Storm{stdin: stdin, out: &bytes.Buffer{}}
-	s.Process, err = n.Start(Command{Name: "storm", Path: reexec.Path, Argv0: reexec.Argv0("storm"), Stdin: in, Stdout: s.out})
+	s.Process, err = n.Start(Command{Name: "storm", Path: reexec.Path, Argv0: reexec.Argv0("storm"), Env: undisturbed, Stdin: in, Stdout: s.out})
 	if err = errors.Join(err, in.Close()); err != nil {
 		return nil, errors.Join(err, stdin.Close())
 	}
