@@ -100,6 +100,10 @@ func TestCrashStorm(t *testing.T) {
 		if err = errors.Join(append(clients.Broken(), err)...); err != nil {
 			t.Fatalf("round %d: %v", round+1, err)
 		}
+		if (round+1)%100 == 0 {
+			t.Logf("%d rounds, %d kills, %d calls answered, journal at event %d", killer.Rounds, killer.Kills,
+				clients.Answered.Load(), killer.Judge.Journal.State.Seq)
+		}
 	}
 	end()
 	t.Logf("%d rounds, %d kills in %v; %d calls answered, %d without an answer; at most %v until lictord answered",
