@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -178,7 +179,8 @@ func (k *Kernel) putProbe(vip, to netip.AddrPort) (remove func() error, err erro
 func (k *Kernel) probeCommand(ctx context.Context, target string) (child *exec.Cmd, where string, release func()) {
 	child = exec.CommandContext(ctx, "/proc/self/exe")
 	child.Env = []string{probeEnv + "=" + target}
-	dir := filepath.Join(k.cfg.Cgroup, fmt.Sprintf("lictor-probe-%d", os.Getpid()))
+	removeLeft(k.cfg.Cgroup)
+	dir := filepath.Join(k.cfg.Cgroup, probeCgroup+strconv.Itoa(os.Getpid()))
 	err := os.Mkdir(dir, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return child, fmt.Sprintf("lictord's own cgroup (%v)", err), func() {}
@@ -191,6 +193,24 @@ func (k *Kernel) probeCommand(ctx context.Context, target string) (child *exec.C
 	return child, "a cgroup of its own", func() {
 		f.Close()
 		removeCgroup(dir)
+	}
+}
+
+// probeCgroup begins the name of a probe's cgroup; the daemon's pid follows.
+const probeCgroup = "lictor-probe-"
+
+// removeLeft removes what daemons left that were killed while they probed. One
+// in which the probe still runs is left to the next call.
+func removeLeft(parent string) {
+	dirs, _ := os.ReadDir(parent) // what cannot be read stays, as nobody is hurt by it
+	for _, d := range dirs {
+		pid, ok := strings.CutPrefix(d.Name(), probeCgroup)
+		if !ok {
+			continue
+		}
+		if _, err := os.Stat(filepath.Join("/proc", pid)); errors.Is(err, os.ErrNotExist) {
+			_ = unix.Rmdir(filepath.Join(parent, d.Name()))
+		}
 	}
 }
 
