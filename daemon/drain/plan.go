@@ -1,0 +1,118 @@
+package drain
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/lictor-mesh/lictor/daemon/registry"
+	"github.com/lictor-mesh/lictor/kernel"
+)
+
+// reason says why a server is to be left.
+type reason string
+
+const (
+	drained reason = "drained" // by an operator; it serves meanwhile
+	gone    reason = "gone"    // from the catalog, which lists what is passing
+	moved   reason = "moved"   // it is listed at another address
+)
+
+// why says for which reason all connections to a server are to be left, "" for
+// none.
+func why(snap registry.Snapshot, id string) reason {
+	if snap.State.Servers[id] == nil {
+		return gone // drained or not: nobody vouches for it
+	}
+	if _, is := snap.State.Drained[id]; is {
+		return drained
+	}
+	return ""
+}
+
+// departure is a server with connections that are to leave it.
+type departure struct {
+	id     string
+	why    reason
+	open   int             // connections
+	ready  []kernel.Socket // those whose VIP leads to other servers
+	alone  int             // those whose VIP leads nowhere
+	orphan int             // those of a VIP that is no more
+}
+
+// plan is what is to be left, as of one look.
+type plan struct {
+	servers map[string]*departure
+	server  map[uint64]string // socket by cookie → server id
+	settled map[uint32]bool   // VIP slots that have a connection which may stay
+}
+
+// makePlan sorts the established sockets. Whether a VIP leads elsewhere is read
+// from the kernel's own entry, which is what the next connect goes by: one that
+// was not written yet closes nothing.
+func makePlan(snap registry.Snapshot, sockets []kernel.Socket, vips []kernel.VIP) plan {
+	p := plan{servers: map[string]*departure{}, server: map[uint64]string{}, settled: map[uint32]bool{}}
+	ids := make(map[uint16]string, len(snap.Slots))
+	for id, slot := range snap.Slots {
+		ids[slot] = id
+	}
+	entries := make(map[netip.AddrPort]kernel.VIP, len(vips))
+	for _, v := range vips {
+		entries[v.Key.Addr] = v
+	}
+	for _, s := range sockets {
+		id, known := ids[s.Slot]
+		if !s.Established || !known {
+			continue
+		}
+		reason := why(snap, id)
+		if srv := snap.State.Servers[id]; reason == "" && srv != nil {
+			if s.Server.Port() != srv.Port || (s.Server.Addr() != srv.Addr4 && s.Server.Addr() != srv.Addr6) {
+				reason = moved
+			}
+		}
+		if reason == "" {
+			p.settled[s.VIPSlot] = true
+			continue
+		}
+		d := p.servers[id]
+		if d == nil {
+			d = &departure{id: id, why: reason}
+			p.servers[id] = d
+		}
+		d.open++
+		p.server[s.Cookie] = id
+		switch v, registered := entries[s.VIP]; {
+		case !registered || v.Slot != s.VIPSlot:
+			d.orphan++
+		case len(v.Ranked) == 0:
+			d.alone++
+		case !leadsTo(v, s.Server):
+			d.ready = append(d.ready, s)
+		}
+	}
+	return p
+}
+
+// leadsTo says whether the next connect to a VIP may go to a server.
+func leadsTo(v kernel.VIP, server netip.AddrPort) bool {
+	return slices.ContainsFunc(v.Ranked, func(b kernel.Backend) bool { return b.Addr == server })
+}
+
+// ready gives what may be closed, but for what was tried in vain lately: gently
+// where a server still serves, fast where it is gone.
+func (p plan) ready(tried map[uint64]time.Duration) (gentle, fast []kernel.Socket) {
+	for _, d := range p.servers {
+		for _, s := range d.ready {
+			if _, later := tried[s.Cookie]; later {
+				continue
+			}
+			if d.why == gone {
+				fast = append(fast, s)
+			} else {
+				gentle = append(gentle, s)
+			}
+		}
+	}
+	return gentle, fast
+}
