@@ -19,17 +19,17 @@ import (
 
 // sample is what is measured once a minute.
 type sample struct {
-	pid              int
-	anonKB, threads  int
+	pid              int // of lictord
+	anonKB           int
+	threads          int
 	descriptors      int
-	proxies, entries int
+	proxies, entries int // as the API lists them, and in the kernel's map
 	seq, oldest      uint64
 	journalBytes     int64
-	up, pods         int
-	connects, failed int
-	drift, dropped   uint64
-	queryErrors      uint64
-	events           []string
+	up, pods         int // pods with their configuration, of how many
+	connects, failed int // to VIPs that stay, so far
+	drift            uint64
+	events           []string // what happened in this minute
 }
 
 func (s *soak) sample(ctx context.Context) sample {
@@ -48,7 +48,6 @@ func (s *soak) sample(ctx context.Context) sample {
 	m.seq, m.oldest, m.journalBytes = st.Journal.Seq, st.Journal.Oldest, st.Journal.Bytes
 	m.up, m.pods = s.pods.up()
 	m.connects, m.failed = s.tally.sum.Connects, s.tally.sum.Connects-s.tally.sum.OK
-	m.dropped, m.queryErrors = st.Ring.Dropped, st.Consul.Errors
 	for _, n := range st.Drift {
 		m.drift += n
 	}

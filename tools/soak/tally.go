@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -101,7 +100,7 @@ func (t *tally) judge(ctx context.Context) error {
 	calm := t.until.Before(began)
 	t.mu.Unlock()
 	if calm && r.OK != r.Connects {
-		errs = append(errs, fmt.Errorf("of %d connects %d arrived, with all servers well: %v", r.Connects, r.OK, maps.Collect(maps.All(r.Errnos))))
+		errs = append(errs, fmt.Errorf("of %d connects %d arrived, with all servers well: %v", r.Connects, r.OK, r.Errnos))
 	}
 	if r.Connects == 0 {
 		errs = append(errs, errors.New("the storm made no connect"))
