@@ -17,6 +17,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/config"
 	"github.com/lictor-mesh/lictor/daemon/connections"
+	"github.com/lictor-mesh/lictor/daemon/drain"
 	"github.com/lictor-mesh/lictor/daemon/metrics"
 	"github.com/lictor-mesh/lictor/daemon/owners"
 	"github.com/lictor-mesh/lictor/daemon/registry"
@@ -36,6 +37,7 @@ type Daemon struct {
 	kernel   *kernel.Kernel
 	registry *registry.Registry
 	catalog  *catalog.Catalog
+	drains   *drain.Closer
 	metrics  *metrics.Metrics
 	server   *server.Server
 	hub      connections.Hub
@@ -115,6 +117,7 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 		BootID: boot, Seed: d.cfg.NodeName, Hold: d.kernel.HoldFor,
 		Observer: d.metrics, Logger: logger,
 	})
+	d.drains = drain.New(d.registry, d.kernel, logger)
 	if err := d.registry.Start(); err != nil {
 		return err
 	}
@@ -147,6 +150,7 @@ func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
 		{"attachment", d.watchAttachment},
 		{"owners", owners.NewWatcher(d.registry, d.resolver, logger).Run},
 		{"presence", d.watchPresence(logger)},
+		{"drain", d.drains.Run},
 		{"api", d.server.Run},
 	} {
 		group.Go(func() error {

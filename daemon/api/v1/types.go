@@ -87,24 +87,27 @@ type Proxies struct {
 
 // Server is a Consul server with what this host knows of it.
 type Server struct {
-	ID          string    `json:"id"`
-	Addresses   []string  `json:"addresses"`
-	GRPCPort    uint16    `json:"grpc_port"`
-	Version     string    `json:"version,omitempty"`
-	Listed      bool      `json:"listed"` // the catalog lists it as passing
-	Drained     bool      `json:"drained"`
-	DrainedBy   string    `json:"drained_by,omitempty"`
-	Since       time.Time `json:"since,omitzero"` // listed since
-	Proxies     int       `json:"proxies"`        // of this host that have it first
-	Active      uint64    `json:"connections_active"`
-	Redirected  uint64    `json:"connections_redirected"`
-	Attempted   uint64    `json:"connections_attempted"`
-	Established uint64    `json:"connections_established"`
-	Failed      uint64    `json:"connections_failed"`
-	FailedLocal uint64    `json:"connections_failed_local"`
-	Bounced     uint64    `json:"connections_bounced"`
-	BytesIn     uint64    `json:"bytes_received"`
-	BytesOut    uint64    `json:"bytes_sent"`
+	ID        string    `json:"id"`
+	Addresses []string  `json:"addresses"`
+	GRPCPort  uint16    `json:"grpc_port"`
+	Version   string    `json:"version,omitempty"`
+	Listed    bool      `json:"listed"` // the catalog lists it as passing
+	Drained   bool      `json:"drained"`
+	DrainedBy string    `json:"drained_by,omitempty"`
+	Since     time.Time `json:"since,omitzero"` // listed since
+	Proxies   int       `json:"proxies"`        // of this host that have it first
+	Active    uint64    `json:"connections_active"`
+	// Kept says why connections to a drained or gone server are not being closed
+	// now; "" when there are none, or they are.
+	Kept        string `json:"connections_kept,omitempty"`
+	Redirected  uint64 `json:"connections_redirected"`
+	Attempted   uint64 `json:"connections_attempted"`
+	Established uint64 `json:"connections_established"`
+	Failed      uint64 `json:"connections_failed"`
+	FailedLocal uint64 `json:"connections_failed_local"`
+	Bounced     uint64 `json:"connections_bounced"`
+	BytesIn     uint64 `json:"bytes_received"`
+	BytesOut    uint64 `json:"bytes_sent"`
 }
 
 // Servers answers GET /v1/servers.
