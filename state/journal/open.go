@@ -92,7 +92,8 @@ type Journal struct {
 
 // Open opens the journal in a state directory, making both if need be, and
 // returns it with the state it holds, all of which is on the disk then. The
-// order is: lock the directory, verify every page and checksum, sync, replay.
+// order is: lock the directory, sync, verify every page and checksum as the disk
+// has them, replay.
 // The error is ErrLocked, ErrDamaged, ErrFormat or ErrForeign, or that of the
 // file system; the journal is as it was then. The context ends the verification.
 // Call Close.
@@ -122,6 +123,11 @@ func (j *Journal) open(ctx context.Context, dir string) (state.State, error) {
 	if _, err := os.Lstat(j.path); errors.Is(err, fs.ErrNotExist) {
 		if err := create(j.path, j.newMeta()); err != nil {
 			return state.State{}, fmt.Errorf("create: %w", err)
+		}
+	}
+	if !j.opts.NoSync {
+		if err := forget(j.path); err != nil {
+			return state.State{}, err
 		}
 	}
 	found, err := verifyFile(ctx, j.path, visitor{progress: j.opts.Progress})

@@ -28,6 +28,9 @@ type Options struct {
 	// fewer, it is as a volume that was promised more room than there is; see
 	// [Disk.Exhaust].
 	Thin int64
+	// NoLog makes a file system without a log of its own, which goes on after an
+	// error that the log would not survive.
+	NoLog bool
 	// Mount are options of the file system, such as "errors=remount-ro".
 	Mount string
 }
@@ -82,7 +85,11 @@ func (d *Disk) make() error {
 	}
 	// Nothing is left to be initialized later by a thread of the kernel, which
 	// would write at moments of its own.
-	out, err := exec.Command("mkfs.ext4", "-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.image()).CombinedOutput()
+	args := []string{"-q", "-F", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", d.image()}
+	if d.opts.NoLog {
+		args = append([]string{"-O", "^has_journal"}, args...)
+	}
+	out, err := exec.Command("mkfs.ext4", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("mkfs.ext4 (of Debian's e2fsprogs): %w: %s", err, strings.TrimSpace(string(out)))
 	}
