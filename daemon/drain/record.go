@@ -19,7 +19,7 @@ type record struct {
 // Why connections are kept. They follow "kept: ".
 const (
 	keptAlone  = "no other server can be used by their proxies"
-	keptFull   = "the other servers have no room; it goes on when they have"
+	keptFull   = "the other servers have no room"
 	keptOrphan = "their proxies are no longer registered"
 )
 

@@ -26,6 +26,15 @@ func (a *app) progress(verb string) *progress {
 
 // at tells that done bytes of total are done; total 0 means that nobody knows.
 func (p *progress) at(done, total int64) {
+	if total > 0 {
+		p.say(fmt.Sprintf("%d %% of %s", 100*done/total, size(total)))
+		return
+	}
+	p.say(size(done))
+}
+
+// say tells how far it has come, in the caller's words.
+func (p *progress) say(text string) {
 	now := p.app.now()
 	every := progressEvery
 	if !p.app.terminal {
@@ -35,10 +44,7 @@ func (p *progress) at(done, total int64) {
 		return
 	}
 	p.shown = now
-	text := fmt.Sprintf("%s: %s", p.verb, size(done))
-	if total > 0 {
-		text = fmt.Sprintf("%s: %d %% of %s", p.verb, 100*done/total, size(total))
-	}
+	text = p.verb + ": " + text
 	if p.app.terminal {
 		text = "\r" + text + "\x1b[K"
 	} else {
@@ -47,9 +53,10 @@ func (p *progress) at(done, total int64) {
 	_, _ = fmt.Fprint(p.app.stderr, text)
 }
 
-// end clears the line.
+// end clears the line. What is said after it begins anew.
 func (p *progress) end() {
 	if p.app.terminal && !p.shown.IsZero() {
+		p.shown = time.Time{}
 		_, _ = fmt.Fprint(p.app.stderr, "\r\x1b[K")
 	}
 }
