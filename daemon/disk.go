@@ -19,7 +19,7 @@ func shortLived(dir string) string {
 	if unix.Statfs(dir, &st) != nil {
 		return ""
 	}
-	switch int64(st.Type) {
+	switch st.Type {
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
 		return fmt.Sprintf("The state directory %s is in memory: after a reboot every proxy has to be registered again and may get another VIP. Give --state-dir a directory on a disk.", dir)
 	case unix.OVERLAYFS_SUPER_MAGIC:

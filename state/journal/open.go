@@ -93,10 +93,9 @@ type Journal struct {
 // Open opens the journal in a state directory, making both if need be, and
 // returns it with the state it holds, all of which is on the disk then. The
 // order is: lock the directory, sync, verify every page and checksum as the disk
-// has them, replay.
-// The error is ErrLocked, ErrDamaged, ErrFormat or ErrForeign, or that of the
-// file system; the journal is as it was then. The context ends the verification.
-// Call Close.
+// has them, replay. The error is ErrLocked, ErrDamaged, ErrFormat or ErrForeign,
+// or that of the file system; the journal is as it was then. The context ends
+// the verification. Call Close.
 func Open(ctx context.Context, dir string, opts Options) (*Journal, state.State, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
