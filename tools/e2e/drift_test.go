@@ -20,19 +20,18 @@ const (
 // what was wrong with them, and logged once.
 func TestWhatOthersWriteIntoTheMapIsRepaired(t *testing.T) {
 	w := newWorld(t, 1, time.Minute)
-	deleted, replaced := w.join("deleted"), w.join("replaced")
-	stranger, err := w.host.NewPod("stranger")
-	w.must(err)
+	// Consul knows none of them: that it does is recorded once it is seen, and
+	// the entry written anew, which would be before the repair that is wanted.
+	deleted, replaced, stranger := w.owner("deleted"), w.owner("replaced"), w.owner("stranger")
 	former := vipOf(w.registerAs("former", v1.RegisterRequest{Owner: v1.OwnerAny}))
 	vips := w.openVIPs()
 	brought := vips.entry(former)
 	w.cli("deregister", "former")
 	// An entry by which anybody may use the VIP was valid once, too.
-	own := v1.RegisterRequest{NodeName: replaced.proxy.NodeName, Netns: replaced.pod.Netns.Path}
-	w.registerAs(replaced.proxy.ID, v1.RegisterRequest{NodeName: own.NodeName, Owner: v1.OwnerAny})
+	w.registerAs("replaced", v1.RegisterRequest{Owner: v1.OwnerAny})
 	open := vips.entry(replaced.vip())
-	w.registerAs(replaced.proxy.ID, own)
-	w.must(w.connects(stranger.Node, replaced.vip(), unix.EPERM))
+	w.registerAs("replaced", v1.RegisterRequest{Netns: replaced.pod.Netns.Path})
+	w.must(w.connects(stranger.pod.Node, replaced.vip(), unix.EPERM))
 
 	count := func() (missing, changed, unknown float64, lines int) {
 		return w.metric(fmt.Sprintf(drift, "missing")), w.metric(fmt.Sprintf(drift, "changed")),
@@ -53,21 +52,29 @@ func TestWhatOthersWriteIntoTheMapIsRepaired(t *testing.T) {
 	w.eventually(10*time.Second, counted(1, 1, 1, 1))
 	w.must(w.connects(deleted.pod.Node, deleted.vip(), 0))
 	w.must(w.connects(replaced.pod.Node, replaced.vip(), 0))
-	w.must(w.connects(stranger.Node, replaced.vip(), unix.EPERM))
-	w.must(w.connects(stranger.Node, former, unix.ECONNREFUSED))
+	w.must(w.connects(stranger.pod.Node, replaced.vip(), unix.EPERM))
+	w.must(w.connects(stranger.pod.Node, former, unix.ECONNREFUSED))
 
 	// A damaged one lets nobody through meanwhile, whatever it says.
 	damaged := vips.entry(replaced.vip())
 	*vips.byte8(damaged, "owner_kind") ^= 0xff
 	vips.put(replaced.vip(), damaged)
-	if err := w.connects(stranger.Node, replaced.vip(), unix.ECONNREFUSED); err != nil && counted(1, 1, 1, 1)() == nil {
+	if err := w.connects(stranger.pod.Node, replaced.vip(), unix.ECONNREFUSED); err != nil && counted(1, 1, 1, 1)() == nil {
 		t.Error("a damaged entry:", err)
 	}
 	w.eventually(10*time.Second, func() error {
 		return expect("changed", w.metric(fmt.Sprintf(drift, "changed")), 2)
 	})
 	w.must(w.connects(replaced.pod.Node, replaced.vip(), 0))
-	w.must(w.connects(stranger.Node, replaced.vip(), unix.EPERM))
+	w.must(w.connects(stranger.pod.Node, replaced.vip(), unix.EPERM))
+}
+
+// owner is a pod that owns a VIP, and of which Consul knows nothing.
+func (w *world) owner(name string) member {
+	w.Helper()
+	pod, err := w.host.NewPod(name)
+	w.must(err)
+	return member{pod: pod, Registered: w.registerAs(name, v1.RegisterRequest{Netns: pod.Netns.Path})}
 }
 
 // Somebody who goes on and on is counted each time, and logged once.
