@@ -142,7 +142,7 @@ func TestOtherAddressesAreUntouched(t *testing.T) {
 	for _, pod := range []*bed.Pod{m.pod, other.pod} {
 		l, err := pod.Listen("tcp", fmt.Sprintf(":%d", m.Port))
 		w.must(err)
-		defer l.Close()
+		t.Cleanup(func() { _ = l.Close() })
 	}
 	for _, addr := range listening {
 		for _, nonblocking := range []bool{false, true} {

@@ -107,7 +107,7 @@ func TestFleetTellsServersApartOnOneLocalPort(t *testing.T) {
 		check(t, err)
 		l, err := pod.Listen("tcp", ":7000") // it never answers
 		check(t, err)
-		defer l.Close()
+		t.Cleanup(func() { _ = l.Close() })
 		for i := range ports {
 			id := fmt.Sprintf("proxy-%d-%d", s, i)
 			want[id] = netip.AddrPortFrom(pod.Addr(), 7000)
