@@ -1,12 +1,16 @@
 package kernel
 
 import (
+	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // hangUp closes at once, in order.
@@ -127,4 +131,50 @@ time.sleep(60)`
 	if holds := must(r.k.VIPState(5)).Holds; len(holds) != 0 {
 		t.Errorf("holds %+v", holds)
 	}
+}
+
+// A client that asks for SO_ERROR takes the error of a reset away, also in the
+// moment before TCP closes the socket: it is the server's end nevertheless.
+func TestBounceWhoseErrorIsTakenAway(t *testing.T) {
+	const rounds = 500
+	r := newRig(t, func(c *Config) {
+		c.BounceWindow, c.HoldBounced, c.Eager, c.WaitMin = time.Hour, 1, 1, time.Millisecond
+	})
+	r.steer() // or the reset comes in the same thread's time, and nothing is in between
+	s := r.serve(1, "127.0.0.1:0", reset)
+	r.put(vip4, s.Backend)
+	err := r.ns.Do(func() error {
+		for range rounds {
+			if err := resetAndTaken(vip4); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.wantCounters(1, Counters{Redirected: rounds, Attempted: rounds, Established: rounds, Closed: rounds, Bounced: rounds})
+}
+
+// resetAndTaken has a server reset a connection while it asks for the error.
+func resetAndTaken(vip netip.AddrPort) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, sockaddr(vip)); err != nil {
+		return err
+	}
+	if _, err := unix.Write(fd, []byte("x")); err != nil {
+		return err
+	}
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err != nil || code == int(unix.ECONNRESET) {
+			return err
+		}
+	}
+	return errors.New("no reset came")
 }

@@ -68,7 +68,7 @@ static __always_inline void event_tcp(struct bpf_sock_ops *ctx, const struct soc
 	e->netns = s->netns;
 	e->pid = s->pid;
 	__builtin_memcpy(e->comm, s->comm, sizeof(e->comm));
-	e->took = now - since;
+	e->took = elapsed(since, now);
 	e->err = err;
 	e->rtt_us = ctx->srtt_us >> 3; /* TCP keeps it times eight */
 	e->bytes_in = s->bytes_in;

@@ -157,7 +157,7 @@ static __always_inline bool must_wait(struct vip_words *st, const struct vip *v,
 		st->wait_ms = 0;
 	}
 	st->wait_set = v->set;
-	if (now - st->trouble_at < eager_ns && srv) {
+	if (elapsed(st->trouble_at, now) < eager_ns && srv) {
 		__u64 next = srv->probed_at + wait_min_ms * NSEC_PER_MSEC;
 
 		if (now < next && !new_set) {

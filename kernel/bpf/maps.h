@@ -121,6 +121,15 @@ static __always_inline void add(__u64 *word, __u64 n)
 	__sync_fetch_and_add(word, n);
 }
 
+/*
+ * Time between two moments that different CPUs may have taken: the clock is
+ * quick and not quite the same everywhere, so that the later can be the lesser.
+ */
+static __always_inline __u64 elapsed(__u64 from, __u64 to)
+{
+	return to > from ? to - from : 0;
+}
+
 static __always_inline void count(enum reason reason)
 {
 	__u32 i = reason;

@@ -7,7 +7,8 @@
 #include "events.h"
 #include "hold.h"
 
-#define PF_EXITING 0x4
+#define PF_EXITING    0x4
+#define SHUTDOWN_MASK 3 /* closed by its owner, in both directions */
 
 /*
  * A connect that its caller gave up after this long says something about the
@@ -32,6 +33,18 @@ static __always_inline __u32 sock_error(struct bpf_sock *sk)
 	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 
 	return tp ? tp->inet_conn.icsk_inet.sk.sk_err : 0;
+}
+
+/*
+ * Whether the client itself ends the connection. sk_err alone does not tell: a
+ * client that asks for SO_ERROR takes the error of a reset away, now and then
+ * before TCP changes the state.
+ */
+static __always_inline bool client_ends(struct bpf_sock *sk)
+{
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+
+	return tp && tp->inet_conn.icsk_inet.sk.sk_shutdown == SHUTDOWN_MASK;
 }
 
 /* Whether the server's FIN has come: TCP notes it before it changes the state. */
@@ -111,7 +124,7 @@ static __always_inline void tcp_established(struct bpf_sock_ops *ctx, struct soc
 	s->phase = PHASE_ESTABLISHED;
 	s->t_established = now;
 	COUNT(srv, st, established, 1);
-	latency_add(slot, now - s->t_connect);
+	latency_add(slot, elapsed(s->t_connect, now));
 	/* It answers. Whether it serves is another question: a bounce stays held. */
 	if (ss && ss->refused_at)
 		ss->refused_at = 0;
@@ -148,18 +161,20 @@ static __always_inline void tcp_rtt(struct bpf_sock_ops *ctx, struct sock_info *
 		tcp_served(s, bpf_ktime_get_ns());
 }
 
-static __always_inline void tcp_failed(struct bpf_sock_ops *ctx, struct sock_info *s, __u64 now,
-				       __u32 err)
+static __always_inline void tcp_failed(struct bpf_sock_ops *ctx, struct sock_info *s,
+				       struct bpf_sock *sk, __u64 now)
 {
+	__u32 err = sock_error(sk);
 	struct vip_words *st = state_of(s->vip_slot);
 	struct counters *srv = counters_of(s->server_slot);
 	__u32 slot = s->server_slot;
 	struct server_words *ss = bpf_map_lookup_elem(&server_state, &slot);
-	bool given_up = !err || err == ECONNABORTED;
+	bool given_up = err ? err == ECONNABORTED : client_ends(sk);
 
 	s->phase = PHASE_NONE;
 	COUNT(srv, st, failed, 1);
-	if (st && (!given_up || (!err && now - s->t_connect > SLOW_CONNECT_NS && !exiting())))
+	if (st &&
+	    (!given_up || (!err && elapsed(s->t_connect, now) > SLOW_CONNECT_NS && !exiting())))
 		hold_down(s->vip_slot, slot, now, HOLD_FAILED);
 	if (ss && err == ECONNREFUSED)
 		ss->refused_at = now;
@@ -199,7 +214,8 @@ static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info
  *   FIN_WAIT1, 0      the client closes; Envoy does when its stream was refused
  *   CLOSE_WAIT        the server closes
  *   CLOSE, ECONNRESET the server resets
- *   CLOSE, 0          the client aborts, with data unread or lingering off
+ *   CLOSE, 0          the client aborts, with data unread or lingering off; or
+ *                     it has just taken a reset's error away, see client_ends()
  *   CLOSE, ECONNABORTED  we destroyed it
  *   CLOSE, other      nobody answered (ETIMEDOUT), or ICMP said why
  */
@@ -209,9 +225,9 @@ static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_inf
 	__u32 err = sock_error(sk);
 	struct vip_words *st = state_of(s->vip_slot);
 	struct counters *srv = counters_of(s->server_slot);
-	bool young = now - s->t_established < bounce_window_ns;
-	bool aborted = state == BPF_TCP_CLOSE && (!err || err == ECONNABORTED);
-	bool lost = state == BPF_TCP_CLOSE && !aborted && err != ECONNRESET;
+	bool young = elapsed(s->t_established, now) < bounce_window_ns;
+	bool aborted = state == BPF_TCP_CLOSE && (err ? err == ECONNABORTED : client_ends(sk));
+	bool lost = state == BPF_TCP_CLOSE && err && !aborted && err != ECONNRESET;
 	bool bounced;
 
 	s->phase = state == BPF_TCP_CLOSE ? PHASE_NONE : PHASE_CLOSING;
@@ -245,7 +261,7 @@ static __always_inline void tcp_state(struct bpf_sock_ops *ctx, struct sock_info
 		if (state == BPF_TCP_ESTABLISHED)
 			tcp_established(ctx, s, now);
 		else if (state == BPF_TCP_CLOSE)
-			tcp_failed(ctx, s, now, sock_error(sk));
+			tcp_failed(ctx, s, sk, now);
 		return;
 	case PHASE_ESTABLISHED:
 		if (state != BPF_TCP_ESTABLISHED)
