@@ -12,7 +12,8 @@ import (
 	"github.com/lictor-mesh/lictor/kernel/netns"
 )
 
-// ErrGone: there is no such socket any more, or it is connected elsewhere by now.
+// ErrGone says that there is no such socket any more, or that it is connected
+// elsewhere by now.
 var ErrGone = errors.New("socket is gone")
 
 const (

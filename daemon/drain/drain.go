@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -108,7 +109,7 @@ func (c *Closer) Kept(server string) string {
 func (c *Closer) step(ctx context.Context) (busy bool, err error) {
 	snap, err := c.registry.Snapshot(ctx)
 	if err != nil {
-		return false, nil // stopping; ctx says so next
+		return false, err
 	}
 	due, err := c.due(snap)
 	if err != nil || !due {
@@ -128,7 +129,7 @@ func (c *Closer) step(ctx context.Context) (busy bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	c.forget(sockets, now)
+	c.forget(now)
 	c.record(p, snap, full)
 	gentle, fast := p.ready(c.tried)
 	batch := pick(fast, c.fast.take(len(fast)))
@@ -144,7 +145,7 @@ func (c *Closer) step(ctx context.Context) (busy bool, err error) {
 // say it, for less.
 func (c *Closer) due(snap registry.Snapshot) (bool, error) {
 	now := c.kernel.Now()
-	if len(c.leaving) > 0 || c.patrolled == 0 || now-c.patrolled >= patrolEvery {
+	if len(c.leaving) > 0 || now-c.patrolled >= patrolEvery {
 		c.patrolled = now
 		return true, nil
 	}
@@ -191,17 +192,9 @@ func (c *Closer) close(batch []kernel.Socket, p plan, now time.Duration) {
 	}
 }
 
-// forget drops what was noted of sockets that are no more, or may be tried again.
-func (c *Closer) forget(sockets []kernel.Socket, now time.Duration) {
-	there := make(map[uint64]bool, len(sockets))
-	for _, s := range sockets {
-		there[s.Cookie] = true
-	}
-	for cookie, at := range c.tried {
-		if !there[cookie] || now-at >= retryAfter {
-			delete(c.tried, cookie)
-		}
-	}
+// forget drops what was noted of sockets that may be tried again.
+func (c *Closer) forget(now time.Duration) {
+	maps.DeleteFunc(c.tried, func(_ uint64, at time.Duration) bool { return now-at >= retryAfter })
 }
 
 // pick takes n of the sockets at random, so that no proxy is always the first.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lictor-mesh/lictor/kernel"
+	"github.com/lictor-mesh/lictor/state"
 )
 
 // A drained server is left at five connections a second, and nobody else's
@@ -67,35 +68,81 @@ func TestAGoneServerIsLeftFast(t *testing.T) {
 	if n := h.look(); n != 20 {
 		t.Errorf("%d of 100 closed in a tick, want 20", n)
 	}
-	h.looks(15)
+	if n := h.look(); n != 16 {
+		t.Errorf("%d of 80 closed in the next, want 16", n)
+	}
+	if got := h.c.Kept("consul-1"); got != "" {
+		t.Errorf("kept: %q", got)
+	}
+	h.looks(14)
 	if n := h.on(1); n != 0 {
 		t.Errorf("%d are left after 3.2 s", n)
 	}
 	h.wantSaid("why=gone", 1)
 }
 
-// Drained, and no longer listed: it is gone.
+// Drained, and then no longer listed: it is gone.
 func TestADrainedServerThatIsGone(t *testing.T) {
-	h := newHost(t, 2, 100)
+	h := newHost(t, 2, 101)
 	h.drain(1)
+	h.look()
 	delete(h.state.Servers, name(1))
 	if n := h.look(); n != 20 {
 		t.Errorf("%d closed in a tick, want 20", n)
 	}
+	h.wantSaid("why=drained connections=101", 1)
+	h.wantSaid("why=gone connections=100", 1)
 }
 
 // A server that is listed at another address is left at its old one.
 func TestAMovedServerIsLeft(t *testing.T) {
-	h := newHost(t, 2, 3)
-	h.back = func(kernel.Socket) int { return 2 }
-	h.looks(3)
-	h.state.Servers[name(1)].Addr4 = netip.MustParseAddr("10.9.9.9")
-	h.place()
-	if n := h.looks(int(patrolEvery/tick) + 10); n != 3 || h.on(1) != 0 {
-		t.Errorf("%d closed, %d left", n, h.on(1))
+	for name, move := range map[string]func(*state.Server){
+		"another address": func(s *state.Server) { s.Addr4 = netip.MustParseAddr("10.9.9.9") },
+		"another port":    func(s *state.Server) { s.Port = 8503 },
+		"IPv6 alone":      func(s *state.Server) { s.Addr4, s.Addr6 = netip.Addr{}, netip.MustParseAddr("fd00::1") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHost(t, 2, 3)
+			h.back = func(kernel.Socket) int { return 2 }
+			h.looks(3)
+			move(h.state.Servers["consul-1"])
+			h.place()
+			if n := h.looks(int(patrolEvery/tick) + 10); n != 3 || h.on(1) != 0 {
+				t.Errorf("%d closed, %d left", n, h.on(1))
+			}
+			h.wantSaid("why=moved", 1)
+			h.wantSaid("no connection to the server is left", 1)
+		})
 	}
-	h.wantSaid("why=moved", 1)
-	h.wantSaid("no connection to the server is left", 1)
+}
+
+// A server with addresses of both families has connections to either.
+func TestBothFamiliesAreOneServer(t *testing.T) {
+	h := newHost(t, 2, 3)
+	srv := h.state.Servers["consul-1"]
+	srv.Addr4, srv.Addr6 = netip.MustParseAddr("10.9.9.9"), srv.Addr4
+	h.place()
+	if n := h.looks(int(patrolEvery / tick)); n != 0 {
+		t.Errorf("%d closed", n)
+	}
+}
+
+// A proxy that is deregistered while it waits for room stops nobody.
+func TestOneThatIsDeregistered(t *testing.T) {
+	h := newHost(t, 2, 5)
+	h.back = func(s kernel.Socket) int {
+		if len(h.closed) == 1 {
+			return -1
+		}
+		return 2
+	}
+	h.drain(1)
+	h.looks(5)
+	delete(h.vips, h.closed[0].VIPSlot)
+	h.looks(20)
+	if n := h.on(1); n != 0 {
+		t.Errorf("%d are left", n)
+	}
 }
 
 func TestNothingIsClosedThatHasNowhereToGo(t *testing.T) {

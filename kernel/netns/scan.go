@@ -33,7 +33,7 @@ func Alive(ids []ID) (map[ID]bool, error) {
 	return alive, err
 }
 
-// ErrNotFound: no thread lives in the namespace and it is mounted nowhere, as
+// ErrNotFound says that no thread lives in the namespace and it is mounted nowhere, as
 // far as this process sees the host.
 var ErrNotFound = errors.New("network namespace not found on the host (lictord must see the host's /proc)")
 
