@@ -117,7 +117,7 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 		BootID: boot, Seed: d.cfg.NodeName, Hold: d.kernel.HoldFor,
 		Observer: d.metrics, Logger: logger,
 	})
-	d.drains = drain.New(d.registry, d.kernel, logger)
+	d.drains = drain.New(d.registry, d.kernel, !d.cfg.ServerWatchDisabled, logger)
 	if err := d.registry.Start(); err != nil {
 		return err
 	}

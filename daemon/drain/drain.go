@@ -53,6 +53,7 @@ type Closer struct {
 	registry Registry
 	kernel   Kernel
 	destroy  func([]kernel.Socket) []error
+	followed bool
 	log      *slog.Logger
 
 	gentle, fast budget
@@ -66,10 +67,12 @@ type Closer struct {
 	kept map[string]string
 }
 
-// New makes a closer; it starts nothing.
-func New(r Registry, k Kernel, log *slog.Logger) *Closer {
+// New makes a closer; it starts nothing. followed says that the servers are those
+// that Consul lists. Where they are only what the operator gave, perhaps a name
+// that resolves to other addresses each time, only drains close connections.
+func New(r Registry, k Kernel, followed bool, log *slog.Logger) *Closer {
 	return &Closer{
-		registry: r, kernel: k, destroy: kernel.Destroy, log: log.With("component", "drain"),
+		registry: r, kernel: k, destroy: kernel.Destroy, followed: followed, log: log.With("component", "drain"),
 		gentle: budget{floor: gentleFloor, share: gentleShare}, fast: budget{floor: fastFloor, share: fastShare},
 		leaving: map[string]*record{}, moving: map[uint32]time.Duration{}, tried: map[uint64]time.Duration{},
 		kept: map[string]string{},
@@ -111,7 +114,8 @@ func (c *Closer) step(ctx context.Context) (busy bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	due, err := c.due(snap)
+	all := servers{Snapshot: snap, followed: c.followed}
+	due, err := c.due(all)
 	if err != nil || !due {
 		return false, err
 	}
@@ -124,13 +128,13 @@ func (c *Closer) step(ctx context.Context) (busy bool, err error) {
 		return false, err
 	}
 	now := c.kernel.Now()
-	p := makePlan(snap, sockets, vips)
+	p := makePlan(all, sockets, vips)
 	unsettled, full, err := c.settle(p, vips, now)
 	if err != nil {
 		return false, err
 	}
 	c.forget(now)
-	c.record(p, snap, full)
+	c.record(p, all, full)
 	gentle, fast := p.ready(c.tried)
 	batch := pick(fast, c.fast.take(len(fast)))
 	if !full {
@@ -143,15 +147,15 @@ func (c *Closer) step(ctx context.Context) (busy bool, err error) {
 
 // due says whether a walk over the sockets may find some to close. The counters
 // say it, for less.
-func (c *Closer) due(snap registry.Snapshot) (bool, error) {
+func (c *Closer) due(all servers) (bool, error) {
 	now := c.kernel.Now()
 	if len(c.leaving) > 0 || now-c.patrolled >= patrolEvery {
 		c.patrolled = now
 		return true, nil
 	}
 	var slots []uint16
-	for id, slot := range snap.Slots {
-		if why(snap, id) != "" {
+	for id, slot := range all.Slots {
+		if all.why(id) != "" {
 			slots = append(slots, slot)
 		}
 	}

@@ -116,6 +116,27 @@ func TestAMovedServerIsLeft(t *testing.T) {
 	}
 }
 
+// Where the servers are what a name resolved to, only a drain closes anything.
+func TestServersThatAreNotFromTheCatalog(t *testing.T) {
+	h := newHost(t, 3, 3)
+	h.given = true
+	h.restart()
+	delete(h.state.Servers, name(1))
+	h.state.Servers[name(2)].Port = 8503
+	h.place()
+	if n := h.looks(100); n != 0 {
+		t.Errorf("%d closed", n)
+	}
+	h.back = func(kernel.Socket) int { return 3 }
+	h.drain(1)
+	h.drain(2)
+	h.looks(100)
+	if h.on(1) != 0 || h.on(2) != 0 {
+		t.Errorf("%d and %d are left on drained ones", h.on(1), h.on(2))
+	}
+	h.wantSaid("why=drained", 2)
+}
+
 // A server with addresses of both families has connections to either.
 func TestBothFamiliesAreOneServer(t *testing.T) {
 	h := newHost(t, 2, 3)

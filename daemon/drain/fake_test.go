@@ -30,6 +30,7 @@ type host struct {
 	closed  []kernel.Socket
 	log     bytes.Buffer
 	c       *Closer
+	given   bool // the servers are not Consul's list
 
 	// back is where the proxy of a closed socket connects to: a server's slot, 0
 	// for nowhere, -1 for being refused by all.
@@ -57,7 +58,7 @@ func newHost(t *testing.T, servers, n int) *host {
 }
 
 func (h *host) restart() {
-	h.c = New(h, h, slog.New(slog.NewTextHandler(&h.log, nil)))
+	h.c = New(h, h, !h.given, slog.New(slog.NewTextHandler(&h.log, nil)))
 	h.c.destroy = h.destroy
 }
 

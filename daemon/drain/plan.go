@@ -18,16 +18,37 @@ const (
 	moved   reason = "moved"   // it is listed at another address
 )
 
+// servers is what the state says of them.
+type servers struct {
+	registry.Snapshot
+	// followed: the list is Consul's. Else it is what a name resolves to, perhaps
+	// to some of many addresses, other ones each time: an address that is not
+	// among them any more is no worse than before.
+	followed bool
+}
+
 // why says for which reason all connections to a server are to be left, "" for
 // none.
-func why(snap registry.Snapshot, id string) reason {
-	if snap.State.Servers[id] == nil {
+func (s servers) why(id string) reason {
+	if s.State.Servers[id] == nil && s.followed {
 		return gone // drained or not: nobody vouches for it
 	}
-	if _, is := snap.State.Drained[id]; is {
+	if _, is := s.State.Drained[id]; is {
 		return drained
 	}
 	return ""
+}
+
+// whyAt is why for a connection to one of a server's addresses.
+func (s servers) whyAt(id string, at netip.AddrPort) reason {
+	srv, reason := s.State.Servers[id], s.why(id)
+	if reason != "" || srv == nil || !s.followed {
+		return reason
+	}
+	if at.Port() == srv.Port && (at.Addr() == srv.Addr4 || at.Addr() == srv.Addr6) {
+		return ""
+	}
+	return moved
 }
 
 // departure is a server with connections that are to leave it.
@@ -50,10 +71,10 @@ type plan struct {
 // makePlan sorts the established sockets. Whether a VIP leads elsewhere is read
 // from the kernel's own entry, which is what the next connect goes by: one that
 // was not written yet closes nothing.
-func makePlan(snap registry.Snapshot, sockets []kernel.Socket, vips []kernel.VIP) plan {
+func makePlan(all servers, sockets []kernel.Socket, vips []kernel.VIP) plan {
 	p := plan{servers: map[string]*departure{}, server: map[uint64]string{}, settled: map[uint32]bool{}}
-	ids := make(map[uint16]string, len(snap.Slots))
-	for id, slot := range snap.Slots {
+	ids := make(map[uint16]string, len(all.Slots))
+	for id, slot := range all.Slots {
 		ids[slot] = id
 	}
 	entries := make(map[netip.AddrPort]kernel.VIP, len(vips))
@@ -65,12 +86,7 @@ func makePlan(snap registry.Snapshot, sockets []kernel.Socket, vips []kernel.VIP
 		if !s.Established || !known {
 			continue
 		}
-		reason := why(snap, id)
-		if srv := snap.State.Servers[id]; reason == "" && srv != nil {
-			if s.Server.Port() != srv.Port || (s.Server.Addr() != srv.Addr4 && s.Server.Addr() != srv.Addr6) {
-				reason = moved
-			}
-		}
+		reason := all.whyAt(id, s.Server)
 		if reason == "" {
 			p.settled[s.VIPSlot] = true
 			continue

@@ -2,8 +2,6 @@ package drain
 
 import (
 	"time"
-
-	"github.com/lictor-mesh/lictor/daemon/registry"
 )
 
 // record is what was said and done about one server since it is to be left.
@@ -25,7 +23,7 @@ const (
 
 // record begins and ends the records of servers, each with a line in the log, and
 // says what keeps the rest where it is.
-func (c *Closer) record(p plan, snap registry.Snapshot, full bool) {
+func (c *Closer) record(p plan, all servers, full bool) {
 	kept := map[string]string{}
 	for id, d := range p.servers {
 		r := c.leaving[id]
@@ -52,7 +50,7 @@ func (c *Closer) record(p plan, snap registry.Snapshot, full bool) {
 			continue
 		}
 		delete(c.leaving, id)
-		if now := why(snap, id); now == "" && r.why != moved {
+		if now := all.why(id); now == "" && r.why != moved {
 			c.log.Info("no more connections closed: the server is in use again", "server", id, "closed", r.closed)
 			continue
 		}
