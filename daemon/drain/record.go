@@ -1,8 +1,6 @@
 package drain
 
-import (
-	"time"
-)
+import "time"
 
 // record is what was said and done about one server since it is to be left.
 type record struct {
