@@ -16,7 +16,7 @@ import (
 )
 
 var (
-	mutations = flag.Int("mutations", 100, "how many damaged journals TestMutations makes")
+	mutations = flag.Int("mutations", 500, "how many damaged journals TestMutations makes")
 	seed      = flag.Uint64("seed", 1, "the first of their seeds")
 )
 

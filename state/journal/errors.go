@@ -25,8 +25,8 @@ var (
 	ErrFormat = errors.New("written by a later version; install that version, it reads this journal")
 
 	// ErrForeign is returned by Open for a journal that another machine wrote:
-	// a copied disk. Its VIPs may be in force on that machine as well. Open with
-	// Options.Adopt to go on with it in a new epoch.
+	// a copied disk. Its VIPs may be in force on that machine as well. What
+	// Recover writes is taken over by the machine that opens it first.
 	ErrForeign = errors.New("written on another machine")
 
 	// ErrFull is returned by Append and Snapshot when the disk or a quota is

@@ -42,8 +42,6 @@ type Options struct {
 	// MachineID of this machine, as in /etc/machine-id. When it is not empty
 	// and the journal was written under another one, Open returns ErrForeign.
 	MachineID string
-	// Adopt goes on with a journal of another machine, in a new epoch.
-	Adopt bool
 	// Progress is told how many bytes of how many are verified; nil for nobody.
 	Progress func(done, total int64)
 	// NoSync leaves out every sync. For tests that must fail.
@@ -136,9 +134,9 @@ func (j *Journal) open(ctx context.Context, dir string) (state.State, error) {
 	if err := found.err(); err != nil {
 		return state.State{}, recoverHint(err, j.path)
 	}
-	foreign := j.opts.MachineID != "" && found.meta.MachineID != "" && found.meta.MachineID != j.opts.MachineID
-	if foreign && !j.opts.Adopt {
-		return state.State{}, fmt.Errorf("%w, whose machine id is %s", ErrForeign, found.meta.MachineID)
+	if was := found.meta.MachineID; j.opts.MachineID != "" && was != "" && was != j.opts.MachineID {
+		return state.State{}, fmt.Errorf("%w, whose machine id is %s: its VIPs may be in force there; "+
+			"if this machine takes that one's place, put what `lictor journal recover %s` writes in its place, else move it away and register anew", ErrForeign, was, j.path)
 	}
 	if !j.opts.NoSync {
 		if err := settle(j.path); err != nil {
@@ -149,8 +147,8 @@ func (j *Journal) open(ctx context.Context, dir string) (state.State, error) {
 	if err := j.openBolt(false); err != nil {
 		return state.State{}, err
 	}
-	if foreign || found.meta.MachineID == "" && j.opts.MachineID != "" {
-		if err := j.adoptMachine(foreign); err != nil {
+	if found.meta.MachineID == "" && j.opts.MachineID != "" {
+		if err := j.adoptMachine(); err != nil {
 			return state.State{}, err
 		}
 	}
@@ -249,14 +247,10 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// adoptMachine makes the journal this machine's; a new epoch tells whoever
-// remembers the other machine's events that these may differ.
-func (j *Journal) adoptMachine(newEpoch bool) error {
+// adoptMachine makes a journal that is nobody's this machine's.
+func (j *Journal) adoptMachine() error {
 	m := j.meta
 	m.MachineID = j.opts.MachineID
-	if newEpoch {
-		m.Epoch++
-	}
 	value, err := m.encode()
 	if err != nil {
 		return err

@@ -179,7 +179,7 @@ func hashID(id string) uint64 {
 // Meta is what a journal says of itself.
 type Meta struct {
 	UUID      string    `json:"uuid"`       // of this journal, the same for life and in copies
-	Epoch     uint64    `json:"epoch"`      // 1, and one more after each recovery or adoption: events of the one before may be missing
+	Epoch     uint64    `json:"epoch"`      // 1, and one more after each recovery: events of the one before may be missing
 	MachineID string    `json:"machine_id"` // of the machine that writes it, as Options gave it
 	Created   time.Time `json:"created"`    // when the journal was
 	// Base is set by a recovery that saved a snapshot and no event at all: the

@@ -178,6 +178,7 @@ func (w *wreck) choose() (Recovery, error) {
 		rec.Meta.UUID = newUUID()
 	}
 	rec.Meta.Epoch++
+	rec.Meta.MachineID = "" // it becomes the machine's that opens it first: so a copied disk is taken over
 	rec.Meta.Base = 0
 	if rec.First > rec.Last {
 		rec.Meta.Base = rec.Last

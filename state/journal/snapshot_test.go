@@ -144,9 +144,13 @@ func TestForeign(t *testing.T) {
 	if _, _, err := journal.Open(ctx, dir, journal.Options{MachineID: "b"}); !errors.Is(err, journal.ErrForeign) {
 		t.Fatalf("open on another machine: %v", err)
 	}
-	j, s := mustOpen(t, dir, journal.Options{MachineID: "b", Adopt: true})
+	taken := t.TempDir()
+	if _, err := journal.Recover(ctx, dir, filepath.Join(taken, journal.FileName), nil); err != nil {
+		t.Fatal(err)
+	}
+	j, s := mustOpen(t, taken, journal.Options{MachineID: "b"})
 	if m := j.Meta(); m.Epoch != was.Epoch+1 || m.UUID != was.UUID || m.MachineID != "b" || len(s.Proxies) != 1 {
-		t.Errorf("adopted: %+v, %d proxies", m, len(s.Proxies))
+		t.Errorf("taken over: %+v, %d proxies", m, len(s.Proxies))
 	}
 }
 
