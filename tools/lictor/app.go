@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -70,6 +71,9 @@ Exit status: 0; 1 for what was refused or failed; 2 for a wrong command line.`)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"}) // --help is enough
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
+	})
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.socket, "socket", cmp.Or(a.getenv("LICTOR_SOCKET"), v1.DefaultSocket),
 		"unix socket of lictord; LICTOR_SOCKET in the environment sets it too")
@@ -112,7 +116,7 @@ func (a *app) command(use, short, long string, do func(ctx context.Context, args
 		}
 	}
 	return &cobra.Command{
-		Use: use, Short: short, Long: long, DisableFlagsInUseLine: len(words) == 0,
+		Use: use, Short: short, Long: long,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		Args: func(c *cobra.Command, args []string) error {
 			switch {
@@ -133,11 +137,34 @@ func (a *app) command(use, short, long string, do func(ctx context.Context, args
 // client connects to the daemon.
 func (a *app) client() *v1.Client { return v1.NewClient(a.socket) }
 
-// ask makes a call of the daemon.
-func ask[T any](a *app, call func(*v1.Client) (T, error)) (T, error) {
+// ask makes a call of the daemon, and tells of the time that it takes.
+func ask[T any](a *app, call func(*v1.Client) (T, error)) (answer T, err error) {
 	client := a.client()
 	defer client.Close()
-	return call(client)
+	err = a.await(func() (err error) {
+		answer, err = call(client)
+		return err
+	})
+	return answer, err
+}
+
+// await does something that lictord may take long for, as it does on a slow
+// disk, and tells of the time meanwhile.
+func (a *app) await(do func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- do() }()
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	progress := a.progress("waiting for lictord")
+	defer progress.end()
+	for {
+		select {
+		case err := <-done:
+			return err
+		case <-tick.C:
+			progress.say(span(a.now().Sub(progress.began)))
+		}
+	}
 }
 
 // checkID refuses an id that the daemon would refuse.

@@ -75,7 +75,9 @@ func (a *app) complete(ctx context.Context, args []string, prefix string, list f
 	}
 	ctx, cancel := context.WithTimeout(ctx, completeTimeout)
 	defer cancel()
-	offers, err := ask(a, func(c *v1.Client) ([]string, error) { return list(ctx, c) })
+	client := a.client() // by itself: progress would be written into the prompt
+	defer client.Close()
+	offers, err := list(ctx, client)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}

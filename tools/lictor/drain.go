@@ -32,7 +32,7 @@ a second and only as long as the other servers take them, and keeps them away un
 It waits until no connection is left, or says how many are and why; lictord goes on closing
 them by itself, also when this command is interrupted.`,
 		func(ctx context.Context, client *v1.Client, id string) error {
-			if err := client.Drain(ctx, id); err != nil || noWait {
+			if err := a.await(func() error { return client.Drain(ctx, id) }); err != nil || noWait {
 				return err
 			}
 			return a.awaitDrain(ctx, client, id)
@@ -44,7 +44,9 @@ them by itself, also when this command is interrupted.`,
 func (a *app) undrainCommand() *cobra.Command {
 	return a.drainOrUndrain("undrain SERVER", "let proxies use a server again",
 		`Ends a drain. Proxies come back to the server slowly, one after another.`,
-		func(ctx context.Context, client *v1.Client, id string) error { return client.Undrain(ctx, id) })
+		func(ctx context.Context, client *v1.Client, id string) error {
+			return a.await(func() error { return client.Undrain(ctx, id) })
+		})
 }
 
 // drainOrUndrain does something to a server and then shows it.
@@ -53,12 +55,12 @@ func (a *app) drainOrUndrain(use, short, long string, do func(context.Context, *
 		if err := checkID("server id", args[0]); err != nil {
 			return err
 		}
-		servers, err := ask(a, func(c *v1.Client) ([]v1.Server, error) {
-			if err := do(ctx, c, args[0]); err != nil {
-				return nil, err
-			}
-			return c.Servers(ctx)
-		})
+		client := a.client()
+		defer client.Close()
+		if err := do(ctx, client, args[0]); err != nil {
+			return err
+		}
+		servers, err := ask(a, func(c *v1.Client) ([]v1.Server, error) { return c.Servers(ctx) })
 		if err != nil {
 			return err
 		}

@@ -46,6 +46,14 @@ func (j *journalApp) stopFirst(err error, command string) error {
 		return fmt.Errorf("lictord has the journal in %s open; stop it, redirects go on in the kernel meanwhile, "+
 			"and run lictor journal %s again", j.dir, command)
 	}
+	return absent(err)
+}
+
+// absent says what to do about a journal that is not there.
+func absent(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w; set --state-dir to lictord's", err)
+	}
 	return err
 }
 
@@ -147,7 +155,7 @@ func (j *journalApp) export(ctx context.Context, w io.Writer) error {
 		return j.exportOnline(ctx, w)
 	}
 	if err != nil {
-		return err
+		return absent(err)
 	}
 	return errors.Join(file.Export(w), file.Close())
 }
@@ -268,11 +276,8 @@ func (j *journalApp) stateAt(ctx context.Context, when moment) (state.State, err
 	if errors.Is(err, journal.ErrLocked) {
 		return j.stateOnline(ctx, when)
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return state.State{}, fmt.Errorf("%w; set --state-dir to lictord's", err)
-	}
 	if err != nil {
-		return state.State{}, err
+		return state.State{}, absent(err)
 	}
 	var s state.State
 	if when.bySeq {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,7 +22,7 @@ Consul and its journal. Exit status 1 when it is not ready.`,
 		func(ctx context.Context, _ []string) error {
 			s, err := ask(a, func(c *v1.Client) (v1.Status, error) { return c.Status(ctx) })
 			var absent *v1.ConnectError
-			if errors.As(err, &absent) && a.pinned() {
+			if errors.As(err, &absent) && pinned(a.bpffs()) {
 				return fmt.Errorf("%w. Its hook is still in the kernel: proxies are redirected meanwhile, but none can be registered", err)
 			}
 			if err != nil {
@@ -43,9 +42,9 @@ Consul and its journal. Exit status 1 when it is not ready.`,
 		})
 }
 
-// pinned says whether there are pins where lictord leaves them.
-func (a *app) pinned() bool {
-	pins, err := os.ReadDir(cmp.Or(a.getenv("LICTOR_BPFFS"), defaultBPFFS))
+// pinned says whether there are pins in a directory.
+func pinned(bpffs string) bool {
+	pins, err := os.ReadDir(bpffs)
 	return err == nil && len(pins) > 0
 }
 

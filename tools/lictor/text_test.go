@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"strings"
 	"testing"
 	"time"
 )
@@ -43,6 +45,33 @@ func TestTableLeavesOutEmptyColumnsAndAlignsNumbers(t *testing.T) {
 	const want = "NAME      COUNT\né             7\nlonger  1234567\n"
 	if out.String() != want {
 		t.Errorf("table =\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+// A daemon that does not answer is waited for in words.
+func TestAwaitTellsOfTheTime(t *testing.T) {
+	var out bytes.Buffer
+	now := today
+	a := &app{environment: environment{stderr: &out, terminal: true, now: func() time.Time {
+		now = now.Add(700 * time.Millisecond) // each look at the clock
+		return now
+	}}}
+	wrong := errors.New("wrong")
+	release := make(chan struct{})
+	time.AfterFunc(3*progressEvery+progressEvery/2, func() { close(release) })
+	err := a.await(func() error {
+		<-release
+		return wrong
+	})
+	if !errors.Is(err, wrong) {
+		t.Errorf("await returns %v", err)
+	}
+	if got := out.String(); !strings.HasPrefix(got, "\rwaiting for lictord: ") || !strings.HasSuffix(got, "\r\x1b[K") {
+		t.Errorf("said %q", got)
+	}
+	out.Reset()
+	if err := a.await(func() error { return nil }); err != nil || out.Len() > 0 {
+		t.Errorf("of what is answered at once: %v, %q", err, out.String())
 	}
 }
 

@@ -14,6 +14,9 @@ import (
 // defaultBPFFS is lictord's.
 const defaultBPFFS = "/sys/fs/bpf/lictor"
 
+// bpffs is where lictord leaves its pins unless a flag says otherwise.
+func (a *app) bpffs() string { return cmp.Or(a.getenv("LICTOR_BPFFS"), defaultBPFFS) }
+
 func (a *app) unloadCommand() *cobra.Command {
 	var bpffs string
 	c := a.command("unload", "remove Lictor's hook from the kernel",
@@ -23,6 +26,7 @@ gone. The journal stays: when lictord starts again, all VIPs are as they were.
 
 It refuses while lictord runs, which would put the hook back: stop lictord first.`,
 		func(_ context.Context, _ []string) error {
+			present := pinned(bpffs)
 			err := a.unload(bpffs)
 			if errors.Is(err, kernel.ErrLocked) {
 				return fmt.Errorf("lictord runs on %s and would put the hook back; stop it, and run lictor unload again", bpffs)
@@ -35,9 +39,13 @@ It refuses while lictord runs, which would put the hook back: stop lictord first
 					Unloaded string `json:"unloaded"`
 				}{bpffs})
 			}
+			if !present {
+				a.printf("nothing of Lictor's was at %s; if lictord runs with another --bpffs, give the same here\n", clean(bpffs))
+				return nil
+			}
 			a.printf("unloaded: nothing of Lictor's is left at %s; connects to VIPs fail until lictord runs again\n", clean(bpffs))
 			return nil
 		})
-	c.Flags().StringVar(&bpffs, "bpffs", cmp.Or(a.getenv("LICTOR_BPFFS"), defaultBPFFS), "directory of lictord's pins")
+	c.Flags().StringVar(&bpffs, "bpffs", a.bpffs(), "directory of lictord's pins")
 	return c
 }

@@ -67,7 +67,7 @@ type ConnectError struct {
 
 // Error says what to do as well.
 func (e *ConnectError) Error() string {
-	reason, advice := e.Err, "is lictord running? start it (systemctl start lictord), or set --socket"
+	reason, advice := e.Err, "is lictord running? start it, or set --socket to where it listens"
 	var errno syscall.Errno
 	if errors.As(e.Err, &errno) {
 		reason = errno
