@@ -14,8 +14,13 @@ import (
 // eventHead is how much of a record must be there to know the rest.
 const eventHead = unsafe.Offsetof(lictorEvent{}.At)
 
+// eventsEvery is how long an event may lie in the ring. Failures and bounces,
+// and a ring that fills up, wake the reader at once.
+const eventsEvery = 100 * time.Millisecond
+
 // Events calls handle for each event, in order, until ctx ends, and returns
-// nil then. One call at a time. Events that came while nobody read are
+// nil then. One call at a time. What established, closed or denied a connection
+// may come up to a tenth of a second late. Events that came while nobody read are
 // delivered first. When handle is slower than events come, the ring overflows,
 // which Reasons counts; connections and counters never wait for it.
 func (k *Kernel) Events(ctx context.Context, handle func(Event)) error {
@@ -26,9 +31,15 @@ func (k *Kernel) Events(ctx context.Context, handle func(Event)) error {
 	stop := context.AfterFunc(ctx, func() { rd.Close() }) //nolint:errcheck // ends the read below
 	defer stop()
 	defer rd.Close()
+	rd.SetDeadline(time.Now().Add(eventsEvery))
 	var rec ringbuf.Record
 	for {
-		if err := rd.ReadInto(&rec); err != nil {
+		err := rd.ReadInto(&rec)
+		if errors.Is(err, os.ErrDeadlineExceeded) { // and all was read
+			rd.SetDeadline(time.Now().Add(eventsEvery))
+			continue
+		}
+		if err != nil {
 			if errors.Is(err, os.ErrClosed) && ctx.Err() != nil {
 				return nil
 			}

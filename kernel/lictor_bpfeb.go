@@ -285,6 +285,7 @@ const (
 	lictorVarPool6Used           = "pool6_used"
 	lictorVarWaitMaxMs           = "wait_max_ms"
 	lictorVarWaitMinMs           = "wait_min_ms"
+	lictorVarWakeBytes           = "wake_bytes"
 )
 
 // loadLictor returns the embedded CollectionSpec for lictor.
@@ -375,6 +376,7 @@ type lictorVariableSpecs struct {
 	Pool6Used      *ebpf.VariableSpec `ebpf:"pool6_used"`
 	WaitMaxMs      *ebpf.VariableSpec `ebpf:"wait_max_ms"`
 	WaitMinMs      *ebpf.VariableSpec `ebpf:"wait_min_ms"`
+	WakeBytes      *ebpf.VariableSpec `ebpf:"wake_bytes"`
 }
 
 // lictorObjects contains all objects after they have been loaded into the kernel.
@@ -444,6 +446,7 @@ type lictorVariables struct {
 	Pool6Used      *ebpf.Variable `ebpf:"pool6_used"`
 	WaitMaxMs      *ebpf.Variable `ebpf:"wait_max_ms"`
 	WaitMinMs      *ebpf.Variable `ebpf:"wait_min_ms"`
+	WakeBytes      *ebpf.Variable `ebpf:"wake_bytes"`
 }
 
 // lictorPrograms contains all programs after they have been loaded into the kernel.

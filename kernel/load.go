@@ -131,6 +131,7 @@ func (k *Kernel) constants() map[string]any {
 		lictorVarBounceWindowNs: uint64(k.cfg.BounceWindow),
 		lictorVarBounceBytes:    k.cfg.BounceBytes,
 		lictorVarEagerNs:        uint64(k.cfg.Eager),
+		lictorVarWakeBytes:      k.cfg.RingBytes / 16,
 		lictorVarWaitMinMs:      uint32(k.cfg.WaitMin / time.Millisecond),
 		lictorVarWaitMaxMs:      uint32(k.cfg.WaitMax / time.Millisecond),
 	}

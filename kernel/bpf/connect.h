@@ -13,7 +13,6 @@
 #define SOL_TCP		 6
 #define TCP_KEEPIDLE	 4
 #define TCP_KEEPINTVL	 5
-#define TCP_KEEPCNT	 6
 #define TCP_USER_TIMEOUT 18
 
 /* How long TCP may say nothing about a redirect of another thread. */
@@ -117,7 +116,7 @@ static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vi
 	e->server_slot = f->to.slot;
 	copy_addr(e->server_addr, f->to.addr);
 	e->server_port = f->to.port;
-	bpf_ringbuf_submit(e, 0);
+	event_send(e);
 }
 
 static __always_inline void note_inflight(__u32 vip_slot, const struct backend *to, __u64 now)
@@ -138,8 +137,9 @@ static __always_inline int set_opt(struct bpf_sock_addr *ctx, int level, int opt
 
 /*
  * Whatever the client is, it notices a vanished server: by keepalive when the
- * connection is idle, by the user timeout with data in flight. A failure is
- * counted once and changes nothing else.
+ * connection is idle, by the user timeout with data in flight; where that is set
+ * it also ends keepalive, and TCP_KEEPCNT means nothing. A failure is counted
+ * once and changes nothing else.
  */
 static __always_inline void set_timeouts(struct bpf_sock_addr *ctx)
 {
@@ -147,7 +147,6 @@ static __always_inline void set_timeouts(struct bpf_sock_addr *ctx)
 
 	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPIDLE, 2);
 	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPINTVL, 1);
-	failed |= set_opt(ctx, SOL_TCP, TCP_KEEPCNT, 3);
 	failed |= set_opt(ctx, SOL_TCP, TCP_USER_TIMEOUT, 3000); /* ms */
 	if (failed)
 		count(REASON_SOCKOPT);

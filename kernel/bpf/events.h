@@ -21,6 +21,23 @@ static __always_inline struct event *event_new(__u8 kind, __u64 now)
 	return e;
 }
 
+/*
+ * To wake the reader costs a connect more than all the rest of the hook. So only
+ * what the daemon acts on does, and whatever fills another part of the ring; the
+ * reader looks for the rest now and then.
+ */
+static __always_inline void event_send(struct event *e)
+{
+	bool urgent = e->kind == EVENT_FAILED || e->kind == EVENT_FAILED_LOCAL ||
+		      e->kind == EVENT_BOUNCED;
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	if (urgent || (waiting & (wake_bytes - 1)) < sizeof(*e) + BPF_RINGBUF_HDR_SZ)
+		bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+	else
+		bpf_ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+}
+
 /* The process that calls connect. */
 static __always_inline void event_caller(struct event *e, struct bpf_sock_addr *ctx)
 {
@@ -43,7 +60,7 @@ static __always_inline void event_denied(struct bpf_sock_addr *ctx, const struct
 	e->vip_slot = vip_slot;
 	e->reason = reason;
 	e->err = err;
-	bpf_ringbuf_submit(e, 0);
+	event_send(e);
 }
 
 /* What TCP says about a redirected socket. */
@@ -73,7 +90,7 @@ static __always_inline void event_tcp(struct bpf_sock_ops *ctx, const struct soc
 	e->rtt_us = ctx->srtt_us >> 3; /* TCP keeps it times eight */
 	e->bytes_in = s->bytes_in;
 	e->bytes_out = s->bytes_out;
-	bpf_ringbuf_submit(e, 0);
+	event_send(e);
 }
 
 #endif

@@ -109,6 +109,7 @@ const volatile __u32 bounce_bytes;
 const volatile __u32 wait_min_ms = 1;
 const volatile __u32 wait_max_ms = 1;
 const volatile __u64 eager_ns;
+const volatile __u32 wake_bytes = 4096; /* a power of two */
 
 /*
  * Adds are atomic also on per-CPU words: programs are preemptible and sockops
