@@ -16,7 +16,7 @@ func New() State {
 
 // MaxRest is the longest rest that a VIP can be given: an index that rested for
 // longer is forgotten, so that Resting stays small.
-const MaxRest = time.Hour
+const MaxRest = 10 * time.Minute
 
 // Fold returns the state after e. It consumes s as append consumes a slice: use
 // s = Fold(s, e), and never the old value again.
