@@ -9,19 +9,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inside runs fn in a namespace, on a thread of its own that leaves it again.
-// Goroutines that fn starts are outside of it.
-func inside(f *os.File, fn func() error) error {
-	done := make(chan error)
+// Do runs fn in the namespace of an open file such as /run/netns/NAME, on a
+// thread of its own that leaves it again, and returns fn's error. fn may go on
+// to other namespaces. Sockets that it makes belong to where it is; goroutines
+// that it starts are outside. It needs CAP_SYS_ADMIN.
+func Do(f *os.File, fn func() error) error {
+	done := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		back, err := visit(f, fn)
-		if back {
-			runtime.UnlockOSThread()
-		}
-		// Else the thread ends with this goroutine, so that no other ever runs
-		// in the wrong namespace.
-		done <- err
+		back, err := false, errors.New("function left its goroutine") // as t.FailNow does
+		defer func() {
+			if back {
+				runtime.UnlockOSThread()
+			}
+			// Else the thread ends with this goroutine, so that no other ever runs
+			// in the wrong namespace.
+			done <- err
+		}()
+		back, err = visit(f, fn)
 	}()
 	return <-done
 }
@@ -39,9 +44,11 @@ func visit(f *os.File, fn func() error) (back bool, err error) {
 	if err := unix.Setns(int(f.Fd()), unix.CLONE_NEWNET); err != nil {
 		return true, fmt.Errorf("enter it (needs CAP_SYS_ADMIN): %w", err)
 	}
-	err = fn()
-	if berr := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET); berr != nil {
-		return false, errors.Join(err, fmt.Errorf("come back: %w", berr))
-	}
-	return true, err
+	defer func() { // also when fn does not return
+		berr := unix.Setns(int(own.Fd()), unix.CLONE_NEWNET)
+		if back = berr == nil; !back {
+			err = errors.Join(err, fmt.Errorf("come back: %w", berr))
+		}
+	}()
+	return true, fn()
 }

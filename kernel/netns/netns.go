@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -19,29 +18,6 @@ var ErrNotNetns = errors.New("not a network namespace")
 type ID struct {
 	Cookie uint64 // never used again in this boot
 	Inode  uint64 // of its nsfs file; may be used again once the namespace is gone
-}
-
-// Cookie returns the cookie of the namespace that a socket belongs to. It needs
-// no privilege, and Linux 5.14.
-func Cookie(conn syscall.Conn) (uint64, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return 0, fmt.Errorf("read namespace cookie: %w", err)
-	}
-	var cookie uint64
-	var optErr error
-	if err := raw.Control(func(fd uintptr) { cookie, optErr = cookieOf(int(fd)) }); err != nil {
-		return 0, fmt.Errorf("read namespace cookie: %w", err)
-	}
-	return cookie, optErr
-}
-
-func cookieOf(fd int) (uint64, error) {
-	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-	if err != nil {
-		return 0, fmt.Errorf("read namespace cookie (SO_NETNS_COOKIE, Linux 5.14): %w", err)
-	}
-	return cookie, nil
 }
 
 // Self returns the namespace of the calling thread.
@@ -94,7 +70,7 @@ func inodeOf(f *os.File) (uint64, error) {
 }
 
 func cookieIn(f *os.File) (cookie uint64, err error) {
-	err = inside(f, func() (err error) {
+	err = Do(f, func() (err error) {
 		cookie, err = cookieHere()
 		return err
 	})
@@ -108,5 +84,9 @@ func cookieHere() (uint64, error) {
 		return 0, fmt.Errorf("make a socket: %w", err)
 	}
 	defer unix.Close(fd)
-	return cookieOf(fd)
+	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	if err != nil {
+		return 0, fmt.Errorf("read namespace cookie (SO_NETNS_COOKIE, Linux 5.14): %w", err)
+	}
+	return cookie, nil
 }

@@ -3,7 +3,6 @@ package netns_test
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -92,26 +91,6 @@ func TestStatRefusesWhatIsNoNamespace(t *testing.T) {
 	}
 	if _, err := netns.Stat("/nowhere"); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
-	}
-}
-
-func TestCookieOfASocketIsThatOfItsNamespace(t *testing.T) {
-	testenv.Privileged(t)
-	testenv.NoLeaks(t)
-	ns := testenv.Netns(t)
-	path := filepath.Join(t.TempDir(), "socket")
-	var l net.Listener
-	err := ns.Do(func() (err error) { l, err = net.Listen("unix", path); return err })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	want, err := ns.Cookie()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := netns.Cookie(l.(*net.UnixListener)); err != nil || got != want {
-		t.Errorf("cookie %d, %v; want %d", got, err, want)
 	}
 }
 

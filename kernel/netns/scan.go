@@ -65,7 +65,7 @@ func Visit(all []Wanted, fn func(cookie uint64)) map[uint64]error {
 			return err
 		}
 		defer f.Close()
-		return inside(f, func() error {
+		return Do(f, func() error {
 			cookie, err := cookieHere()
 			if _, wanted := left[cookie]; err == nil && wanted {
 				fn(cookie)

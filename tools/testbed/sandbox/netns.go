@@ -9,6 +9,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-mesh/lictor/kernel/netns"
 )
 
 // Netns is a network namespace that a file keeps alive. Its methods may be
@@ -46,7 +48,7 @@ func (r *Run) Netns(name string) (*Netns, error) {
 	if err := mount.Close(); err != nil {
 		return nil, err
 	}
-	if err := onThread(func() error { return newNetns(n.Path) }); err != nil {
+	if err := newNetns(n.Path); err != nil {
 		return nil, errors.Join(fmt.Errorf("make network namespace %s: %w", n.Name, err), unnameNetns(n.Path))
 	}
 	if n.file, err = os.Open(n.Path); err != nil {
@@ -82,19 +84,26 @@ func (r *Run) RemoveNetns(n *Netns) error {
 	return nil
 }
 
-// newNetns runs on a thread that ends with it.
+// newNetns makes a namespace and mounts it on a file.
 func newNetns(path string) error {
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		return fmt.Errorf("unshare: %w", err)
-	}
-	if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s: %w", path, err)
-	}
-	lo, err := netlink.LinkByName("lo")
+	here, err := os.Open("/proc/self/ns/net")
 	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
+		return fmt.Errorf("open own network namespace: %w", err)
 	}
-	return netlink.LinkSetUp(lo)
+	defer here.Close()
+	return netns.Do(here, func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return fmt.Errorf("unshare: %w", err)
+		}
+		if err := unix.Mount("/proc/thread-self/ns/net", path, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind %s: %w", path, err)
+		}
+		lo, err := netlink.LinkByName("lo")
+		if err != nil {
+			return fmt.Errorf("find lo: %w", err)
+		}
+		return netlink.LinkSetUp(lo)
+	})
 }
 
 // shareMounts makes a directory in which what is mounted later is seen by
@@ -140,14 +149,12 @@ func unnameNetns(path string) error {
 // FD is the namespace's descriptor, open for as long as the run is.
 func (n *Netns) FD() int { return int(n.file.Fd()) }
 
-// Do runs fn on a thread of its own inside the namespace and returns its error.
+// Do runs fn inside the namespace, on a thread of its own that ends with it, and returns its error.
 // Sockets made by fn itself belong to the namespace for good; goroutines that
 // fn starts are outside of it.
 func (n *Netns) Do(fn func() error) error {
-	return onThread(func() error {
-		if err := unix.Setns(n.FD(), unix.CLONE_NEWNET); err != nil {
-			return fmt.Errorf("enter network namespace %s: %w", n.Name, err)
-		}
+	return netns.Do(n.file, func() error {
+		runtime.LockOSThread() // and never back: fn may have given its thread mounts of its own
 		return fn()
 	})
 }
@@ -164,17 +171,4 @@ func (n *Netns) Cookie() (cookie uint64, err error) {
 		return err
 	})
 	return cookie, err
-}
-
-// onThread runs fn on a thread that is thrown away, so that no other goroutine
-// ever runs on one that was left in the wrong namespace.
-func onThread(fn func() error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()                           // never unlocked: the thread ends with this goroutine
-		err := errors.New("function left its goroutine") // as t.FailNow does
-		defer func() { done <- err }()
-		err = fn()
-	}()
-	return <-done
 }
