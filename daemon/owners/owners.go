@@ -76,13 +76,13 @@ func (r Resolver) Resolve(o state.Owner) (state.Owner, error) {
 	case state.OwnerNetns:
 		ns, err := netns.Stat(o.Path)
 		if err != nil {
-			return o, fmt.Errorf("%w: network namespace %s: %w", ErrInvalid, o.Path, err)
+			return o, fmt.Errorf("%w: %w; give the path of a network namespace, such as /run/netns/NAME or /proc/PID/ns/net", ErrInvalid, err)
 		}
 		o.ID, o.Inode = ns.Cookie, ns.Inode
 	case state.OwnerCgroup:
 		cg, err := cgroup.Stat(o.Path)
 		if err != nil {
-			return o, fmt.Errorf("%w: cgroup %s: %w", ErrInvalid, o.Path, err)
+			return o, fmt.Errorf("%w: %w; give the path of a cgroup-v2 directory of this host", ErrInvalid, err)
 		}
 		if cg.Level == 0 {
 			return o, fmt.Errorf("%w: %s is the root of the hierarchy, which every process is below; say owner \"any\" if that is meant", ErrInvalid, o.Path)
