@@ -26,24 +26,11 @@ type Feature struct {
 	Err      string // of the probe, when Have is false
 }
 
-// Features is a list in the order in which to read it.
-type Features []Feature
-
-// Missing are the required ones that are not there.
-func (f Features) Missing() (missing Features) {
-	for _, x := range f {
-		if x.Required && !x.Have {
-			missing = append(missing, x)
-		}
-	}
-	return missing
-}
-
-// Probe finds out what this kernel and host have, by trying. It changes
-// nothing, and takes some milliseconds.
-func Probe() Features {
+// Probe finds out what this kernel and host have, by trying, in the order in
+// which to read it. It changes nothing, and takes some milliseconds.
+func Probe() []Feature {
 	const newer = "run a newer kernel"
-	features := Features{
+	found := []Feature{
 		{Name: "capabilities", Required: true, Why: "to load and attach programs",
 			How: "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON", Err: text(haveCaps())},
 		{Name: "cgroup v2", Required: true, Why: "the hook is attached to a cgroup",
@@ -74,10 +61,10 @@ func Probe() Features {
 		{Name: "multicast TCP refused", Why: "a pool of multicast addresses leads nowhere without the hook",
 			How: "report this kernel, please", Err: text(refusesMulticast())},
 	}
-	for i := range features {
-		features[i].Have = features[i].Err == ""
+	for i := range found {
+		found[i].Have = found[i].Err == ""
 	}
-	return features
+	return found
 }
 
 func text(err error) string {

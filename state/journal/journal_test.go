@@ -24,7 +24,7 @@ func newClock() *clock { return &clock{time.Date(2026, 1, 2, 3, 4, 5, 6, time.UT
 func mustOpen(t testing.TB, dir string, opts journal.Options) (*journal.Journal, state.State) {
 	t.Helper()
 	testenv.NoLeaks(t)
-	return journaltest.OpenDir(t, dir, opts)
+	return journaltest.Open(t, dir, opts)
 }
 
 func mustAppend(t testing.TB, j *journal.Journal, bodies ...state.Body) []state.Event {

@@ -46,7 +46,7 @@ func scriptEnvironment() environment {
 	return environment{
 		stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
 		now: func() time.Time { return today }, zone: time.UTC,
-		probe: func() (found kernel.Features) {
+		probe: func() (found []kernel.Feature) {
 			text, err := os.ReadFile(os.Getenv("PROBE"))
 			if err != nil {
 				return nil

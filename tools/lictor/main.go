@@ -20,7 +20,7 @@ type environment struct {
 	now            func() time.Time
 	zone           *time.Location // in which times are shown to people
 	terminal       bool           // stderr is one: progress may be drawn over
-	probe          func() kernel.Features
+	probe          func() []kernel.Feature
 	unload         func(bpffs string) error
 }
 

@@ -14,17 +14,10 @@ import (
 	"github.com/lictor-mesh/lictor/state/journal"
 )
 
-// Open opens a journal in a new directory. When the test ends it is closed and
-// verified.
-func Open(t testing.TB) (*journal.Journal, state.State) {
-	t.Helper()
-	return OpenDir(t, t.TempDir(), journal.Options{})
-}
-
-// OpenDir opens the journal of a directory, which must outlive the test's own
+// Open opens the journal of a directory, which must outlive the test's own
 // cleanups. When the test ends it is closed and verified; the test may close it
 // before.
-func OpenDir(t testing.TB, dir string, opts journal.Options) (*journal.Journal, state.State) {
+func Open(t testing.TB, dir string, opts journal.Options) (*journal.Journal, state.State) {
 	t.Helper()
 	j, s, err := journal.Open(context.Background(), dir, opts)
 	if err != nil {

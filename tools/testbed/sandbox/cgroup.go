@@ -57,15 +57,6 @@ func (r *Run) Cgroup(elem ...string) (string, error) {
 	return dir, nil
 }
 
-// CgroupID is the id by which BPF programs know a cgroup: the inode of its directory.
-func CgroupID(dir string) (uint64, error) {
-	st, err := os.Stat(dir)
-	if err != nil {
-		return 0, fmt.Errorf("read cgroup id: %w", err)
-	}
-	return st.Sys().(*syscall.Stat_t).Ino, nil
-}
-
 // killCgroup kills every process in the cgroup and below it, and returns when
 // all are gone. An absent cgroup is success. The cgroup must be removed then:
 // kernels exist (6.18) that kill whatever is later cloned into it.
