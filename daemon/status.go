@@ -80,7 +80,7 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 	}
 	if hookErr != nil {
 		st.Attachment.Problem = hookErr.Error()
-		st.Problems = append(st.Problems, "The hook is not in effect, connects to VIPs fail: "+hookErr.Error()+". Restart lictord to attach it again.")
+		st.Problems = append(st.Problems, "Connects to VIPs fail: "+hookErr.Error()+". Restart lictord to attach it again.")
 	}
 	for _, pool := range []string{b.cfg.VIPCIDR.String(), b.cfg.VIPCIDR6.String()} {
 		if pool != noPrefix {
