@@ -139,18 +139,6 @@ func (k *Kernel) VIPState(slot uint32) (VIPState, error) {
 	return s, nil
 }
 
-// VIPStates returns what the kernel wrote about several, in the order asked.
-func (k *Kernel) VIPStates(slots []uint32) ([]VIPState, error) {
-	states := make([]VIPState, len(slots))
-	for i, slot := range slots {
-		var err error
-		if states[i], err = k.VIPState(slot); err != nil {
-			return nil, err
-		}
-	}
-	return states, nil
-}
-
 // ResetVIP makes a slot as new, for a proxy that never had it. It must have no
 // entry in the map, and no socket that Sockets lists.
 func (k *Kernel) ResetVIP(slot uint32) error {
