@@ -2,15 +2,18 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/netip"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // memory is a journal without a disk, so that a benchmark sees the registry.
@@ -35,6 +38,12 @@ func filled(b *testing.B, n int) *Registry {
 	b.Helper()
 	m := newFakeMaps()
 	m.life = &lifeline{left: -1}
+	return filledIn(b, n, m)
+}
+
+// filledIn is filled with other maps.
+func filledIn(b *testing.B, n int, m Maps) *Registry {
+	b.Helper()
 	r := New(Config{
 		State: state.New(), Journal: &memory{}, Maps: m, Port: 8702,
 		Pools:  Pools{V4: netip.MustParsePrefix("239.77.0.0/16")},
@@ -95,24 +104,49 @@ func BenchmarkRegister(b *testing.B) {
 // All proxies are placed anew after a server left, and written to the map.
 func BenchmarkServerLeaves(b *testing.B) {
 	for _, n := range []int{1_000, 10_000, 50_000} {
+		b.Run(fmt.Sprintf("proxies=%d", n), func(b *testing.B) { serverLeaves(b, filled(b, n)) })
+	}
+}
+
+// The same with the kernel's own maps.
+func BenchmarkServerLeavesKernel(b *testing.B) {
+	testenv.Privileged(b)
+	for _, n := range []int{10_000, 50_000} {
 		b.Run(fmt.Sprintf("proxies=%d", n), func(b *testing.B) {
-			r := filled(b, n)
-			at := time.Now()
-			r.now = func() time.Time { return at }
-			b.ReportAllocs()
-			for b.Loop() {
-				b.StopTimer()
-				at = at.Add(time.Minute)
-				r.applyServers(specs("s1", "s2", "s3"))
-				r.flush()
-				at = at.Add(time.Minute)
-				b.StartTimer()
-				r.applyServers(specs("s1", "s3"))
+			dir := filepath.Join(testenv.BPFFS(b), "lictor")
+			k, err := kernel.Open(b.Context(), kernel.Config{
+				BPFFS: dir, Cgroup: testenv.Cgroup(b), Pool4: netip.MustParsePrefix("239.77.0.0/16"),
+			})
+			if err != nil {
+				b.Fatal(err)
 			}
-			if n := r.loads.First("s2"); n != 0 {
-				b.Fatalf("%d are on s2", n)
-			}
+			defer func() {
+				if err := errors.Join(k.Close(), kernel.Unload(dir)); err != nil {
+					b.Error(err)
+				}
+			}()
+			serverLeaves(b, filledIn(b, n, k))
 		})
+	}
+}
+
+// serverLeaves takes away one of three servers, which a third of the proxies
+// has first and all of them in their lists.
+func serverLeaves(b *testing.B, r *Registry) {
+	at := time.Now()
+	r.now = func() time.Time { return at }
+	b.ReportAllocs()
+	for b.Loop() {
+		b.StopTimer()
+		at = at.Add(time.Minute)
+		r.applyServers(specs("s1", "s2", "s3"))
+		r.flush()
+		at = at.Add(time.Minute)
+		b.StartTimer()
+		r.applyServers(specs("s1", "s3"))
+	}
+	if n := r.loads.First("s2"); n != 0 {
+		b.Fatalf("%d are on s2", n)
 	}
 }
 
