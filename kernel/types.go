@@ -93,8 +93,21 @@ type Counters struct {
 	BytesOut    uint64 // to the server, likewise
 }
 
-// Active is the number of connections established and not closed.
-func (c Counters) Active() uint64 { return c.Established - c.Closed }
+// Active is the number of connections established and not closed. Both are
+// counted on several CPUs while they are read: it can be off by what connected
+// or closed meanwhile, and is never below 0.
+func (c Counters) Active() uint64 { return less(c.Established, c.Closed) }
+
+// FailedLocal is the number of connects that ended before TCP sent a SYN. It can
+// be off by the connects under way, and is never below 0.
+func (c Counters) FailedLocal() uint64 { return less(c.Redirected, c.Attempted) }
+
+func less(a, b uint64) uint64 {
+	if b > a {
+		return 0
+	}
+	return a - b
+}
 
 // EventKind says what an event reports.
 type EventKind uint8
