@@ -15,6 +15,7 @@ GO         ?= go
 CLANG      := clang-19
 CFORMAT    := clang-format-19
 LINT       := .cache/bin/golangci-lint
+BENCHSTAT  := .cache/bin/benchstat
 C_SOURCES   = $(filter-out %/vmlinux.h,$(wildcard kernel/bpf/*.c kernel/bpf/*.h))
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 STAMP      := github.com/lictor-mesh/lictor/daemon/version.version
@@ -26,7 +27,9 @@ PACKAGES ?= ./...
 TESTFLAGS ?=
 # How long `make fuzz` stays with each target.
 FUZZTIME ?= 30s
-# How often `make bench` runs each benchmark.
+# Suites of `make bench`; empty: all.
+ONLY ?=
+# How often `make bench-packages` runs each benchmark.
 COUNT ?= 6
 # make demo KEEP=1 leaves it running.
 KEEP ?=
@@ -146,11 +149,24 @@ soak: root build parts ## H (1) hours of pods, servers and restarts that come an
 	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/soak ./tools/soak
 	@exec .cache/bin/soak --hours=$(H) $(if $(SEED),--seed=$(SEED))
 
+$(BENCHSTAT): tools/deps/benchstat/go.mod tools/deps/benchstat/go.sum
+	@mkdir -p $(@D)
+	@cd $(<D) && $(GO) build -trimpath -o $(CURDIR)/$@ golang.org/x/perf/cmd/benchstat
+	@touch $@
+
 .PHONY: bench
-bench: root go ## run the benchmarks COUNT (6) times; raw output is kept in .cache/bench
+bench: root build $(BENCHSTAT) ## each path against its limit: a table of wanted and measured, in 4 minutes; ONLY=connect,ring for some
+	@mkdir -p .cache/bench
+	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/bench ./tools/bench
+	@raw=.cache/bench/$$(date -u +%Y%m%dT%H%M%SZ); \
+	  .cache/bin/bench -raw $$raw.txt -only '$(ONLY)' | tee $$raw.table; \
+	  echo; $(BENCHSTAT) $$raw.txt; echo "raw samples: $$raw.txt"
+
+.PHONY: bench-packages
+bench-packages: root go ## the packages' own benchmarks, COUNT (6) times; raw output is kept in .cache/bench
 	@mkdir -p .cache/bench
 	$(GO) test -p 1 -run '^$$' -bench . -benchmem -count $(COUNT) -timeout 60m $(PACKAGES) | \
-	  tee .cache/bench/$$(date -u +%Y%m%dT%H%M%SZ).txt
+	  tee .cache/bench/$$(date -u +%Y%m%dT%H%M%SZ)-packages.txt
 
 .PHONY: verify
 verify: lint check-generate test-unit test ## all that must hold before a commit is shared
