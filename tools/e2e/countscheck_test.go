@@ -260,6 +260,14 @@ func (f *follower) total() uint64 {
 	return f.seen + f.dropped
 }
 
+// reset begins to count anew.
+func (f *follower) reset() *follower {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.seen, f.dropped = 0, 0
+	return f
+}
+
 // follow starts to follow, and returns when that is in effect and nothing is
 // under way.
 func (c *counts) follow() *follower {
@@ -292,10 +300,7 @@ func (c *counts) follow() *follower {
 		f.tick()
 		for range 100 {
 			if f.total() == c.tally.events()-before {
-				f.mu.Lock()
-				defer f.mu.Unlock()
-				f.seen, f.dropped = 0, 0
-				return f
+				return f.reset()
 			}
 			time.Sleep(10 * time.Millisecond)
 		}

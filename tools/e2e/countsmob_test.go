@@ -260,7 +260,7 @@ func (m mob) own(vip netip.AddrPort, how int, t *mobTally) {
 		}
 		return
 	}
-	bounced := false
+	var bounced bool
 	switch err := outcomeFD(fd); err {
 	case nil:
 		if from == m.Hangup {
@@ -298,7 +298,7 @@ func (m mob) use(fd, how int, s *serverTally) (bounced bool, err error) {
 		return false, unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 	}
 	if _, err := unix.Write(fd, []byte("?")); err != nil {
-		return true, nil // the server has hung up
+		return true, nil //nolint:nilerr // the server has hung up
 	}
 	var buf [2 * served]byte
 	for got := 0; got < served; {
@@ -310,7 +310,7 @@ func (m mob) use(fd, how int, s *serverTally) (bounced bool, err error) {
 			continue
 		}
 		if err != nil || n == 0 {
-			return true, nil
+			return true, nil //nolint:nilerr // likewise
 		}
 		got += n
 	}
