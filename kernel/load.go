@@ -53,6 +53,10 @@ func (v version) open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
 			return nil, err
 		}
 	}
+	// Attach would find it out too, but with maps pinned that nobody needs.
+	if _, err := cgroup.ID(cfg.Cgroup); err != nil {
+		return nil, fmt.Errorf("%w; give a directory of the cgroup2 mount, or none for the whole host", err)
+	}
 	k := &Kernel{version: v, cfg: cfg, log: cfg.Logger.With("component", "kernel"), former: map[string][]formerMap{}, wantRoot: wantRoot}
 	// Another start than the last one's: an entry's generation must not come again soon.
 	k.gen.Store(rand.Uint32())
@@ -172,7 +176,7 @@ func explainLoad(err error) error {
 	var verifier *ebpf.VerifierError
 	switch {
 	case errors.As(err, &verifier):
-		return fmt.Errorf("load the programs: this kernel's verifier refuses them, which is a bug; please report this: %+v", verifier)
+		return fmt.Errorf("load the programs: this kernel's verifier refuses them, which is a bug; please report this: %+v", verifier) //nolint:errorlint // its whole log
 	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("load the programs: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: %w", err)
 	case errors.Is(err, ebpf.ErrNotSupported):
@@ -183,6 +187,6 @@ func explainLoad(err error) error {
 
 func closeMaps(maps map[string]*ebpf.Map) {
 	for _, m := range maps {
-		m.Close() //nolint:errcheck // a duplicate of a descriptor that stays open
+		m.Close() // a duplicate of a descriptor that stays open
 	}
 }

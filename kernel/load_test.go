@@ -1,14 +1,34 @@
 package kernel
 
 import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"testing"
 
 	"github.com/cilium/ebpf"
 
+	"github.com/lictor-mesh/lictor/kernel/cgroup"
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
+
+// A wrong cgroup is found out before anything is pinned.
+func TestOpenRefusesWhatIsNoCgroup(t *testing.T) {
+	testenv.Privileged(t)
+	testenv.NoLeaks(t)
+	bpffs := filepath.Join(testenv.BPFFS(t), "lictor")
+	for dir, want := range map[string]error{"/nowhere": fs.ErrNotExist, t.TempDir(): cgroup.ErrNotCgroup} {
+		if _, err := Open(t.Context(), Config{BPFFS: bpffs, Cgroup: dir, Pool4: pool4}); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", dir, err, want)
+		}
+		if _, err := os.Stat(bpffs); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: %s was made: %v", dir, bpffs, err)
+		}
+	}
+}
 
 // Verifiers of other kernels prune less than this one, and all give up at a
 // million instructions. A loop in the wrong place costs a factor of a hundred.
