@@ -71,7 +71,7 @@ func (k *Kernel) openMap(spec *ebpf.MapSpec, path string, present bool) (*ebpf.M
 		spec.MaxEntries = m.MaxEntries() // a size that was configured once stays until unload
 	}
 	if err := spec.Compatible(m); err != nil {
-		return nil, errors.Join(fmt.Errorf("pinned map %s is %w, or damaged: %v; run lictor unload, or give another bpffs path", path, ErrForeign, err), m.Close())
+		return nil, errors.Join(fmt.Errorf("pinned map %s is %w, or damaged: %w; run lictor unload, or give another bpffs path", path, ErrForeign, err), m.Close())
 	}
 	return m, nil
 }

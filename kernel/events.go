@@ -28,7 +28,7 @@ func (k *Kernel) Events(ctx context.Context, handle func(Event)) error {
 	if err != nil {
 		return fmt.Errorf("open the event ring: %w", err)
 	}
-	stop := context.AfterFunc(ctx, func() { rd.Close() }) //nolint:errcheck // ends the read below
+	stop := context.AfterFunc(ctx, func() { rd.Close() }) // ends the read below
 	defer stop()
 	defer rd.Close()
 	rd.SetDeadline(time.Now().Add(eventsEvery))

@@ -356,7 +356,7 @@ func TestNestedHooksRedirectOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Close()
+		t.Cleanup(func() { l.Close() })
 	}
 	join(t, inner)
 	defer join(t, r.cfg.Cgroup)

@@ -49,14 +49,15 @@ func (k *Kernel) entries() (keys []lictorVipKey, values []lictorVip, err error) 
 	for {
 		ks, vs := make([]lictorVipKey, chunk), make([]lictorVip, chunk)
 		n, err := k.objs.Vips.BatchLookup(&cursor, ks, vs, nil)
+		last := errors.Is(err, ebpf.ErrKeyNotExist)
 		switch {
 		case errors.Is(err, ebpf.ErrNotSupported):
 			return k.entriesOneByOne()
-		case err != nil && !errors.Is(err, ebpf.ErrKeyNotExist):
+		case err != nil && !last:
 			return nil, nil, err
 		}
 		keys, values = append(keys, ks[:n]...), append(values, vs[:n]...)
-		if err != nil { // no more
+		if last {
 			return keys, values, nil
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"path/filepath"
@@ -50,7 +49,7 @@ func filledIn(b *testing.B, n int, m Maps) *Registry {
 		BootID: "boot-1", Seed: "host-1",
 		Hold:     func(kernel.HoldReason) time.Duration { return time.Second },
 		Observer: &observer{placed: map[state.PlaceReason]int{}},
-		Logger:   slog.New(slog.NewTextHandler(io.Discard, nil)),
+		Logger:   slog.New(slog.DiscardHandler),
 	})
 	r.applyServers(specs("s1", "s2", "s3"))
 	for i := range n {

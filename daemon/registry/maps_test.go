@@ -152,7 +152,6 @@ type fakeJournal struct {
 
 	mu      sync.Mutex
 	commits int
-	broken  error
 }
 
 func (j *fakeJournal) Append(bodies ...state.Body) ([]state.Event, error) {
