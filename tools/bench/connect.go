@@ -71,9 +71,15 @@ func (c *connector) block(to netip.AddrPort) (float64, error) {
 	return ns, json.Unmarshal(line, &ns)
 }
 
-// connectorMain connects by bare system calls on one thread.
+// connectorMain connects by bare system calls on one thread. All connectors share
+// one CPU: two may be unlike, by what else runs there.
 func connectorMain() error {
 	runtime.LockOSThread()
+	var cpu unix.CPUSet
+	cpu.Set(0)
+	if err := unix.SchedSetaffinity(0, &cpu); err != nil {
+		return fmt.Errorf("stay on the first CPU: %w", err)
+	}
 	in := json.NewDecoder(os.Stdin)
 	took := make([]float64, connectsABlock)
 	for {
@@ -110,7 +116,7 @@ func connectorMain() error {
 }
 
 // benchConnect compares connect and close of four kinds, twice without the
-// hook: what these two differ by is what the method cannot see.
+// hook, by two processes: what these differ by is what the method cannot see.
 func benchConnect(ctx context.Context, b *bed.Bed, r *report) (err error) {
 	host, err := b.NewHost("connect")
 	if err != nil {
@@ -158,12 +164,16 @@ func benchConnect(ctx context.Context, b *bed.Bed, r *report) (err error) {
 	if err != nil {
 		return err
 	}
+	control, err := startConnector(host.Node, outside.Cgroup)
+	if err != nil {
+		return err
+	}
 	hooked, err := startConnector(host.Node, host.Cgroup)
 	if err != nil {
 		return err
 	}
 	samples, err := alternate(ctx, []variant{
-		{"bare", bare, server}, {"control", bare, server}, {"unrelated", hooked, server}, {"vip", hooked, vip},
+		{"bare", bare, server}, {"control", control, server}, {"unrelated", hooked, server}, {"vip", hooked, vip},
 	}, r)
 	if err != nil {
 		return err
