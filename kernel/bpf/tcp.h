@@ -92,8 +92,8 @@ static __always_inline void tcp_attempted(struct bpf_sock_ops *ctx, struct sock_
 	COUNT(srv, st, attempted, 1);
 	if (f && f->at == s->t_connect)
 		f->at = 0;
-	/* A slow connect may have been taken for a local failure meanwhile. */
-	release_at(s->vip_slot, s->t_connect);
+	else /* A slow connect may have been taken for a local failure meanwhile. */
+		release_at(s->vip_slot, s->t_connect);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
