@@ -56,7 +56,7 @@ func Probe() []Feature {
 			How: newer + " (6.1)", Err: text(haveRetval())},
 		{Name: "batched map access", Why: "to write thousands of entries at once; without it one by one",
 			How: newer + " (5.6)", Err: text(haveBatch())},
-		{Name: "socket destruction", Why: "a drain closes connections at once; without it they end by themselves",
+		{Name: "socket destruction", Why: "a drain closes connections, a few a second; without it they end by themselves",
 			How: "a kernel with CONFIG_INET_DIAG_DESTROY", Err: text(haveDestroy())},
 		{Name: "multicast TCP refused", Why: "a pool of multicast addresses leads nowhere without the hook",
 			How: "report this kernel, please", Err: text(refusesMulticast())},
