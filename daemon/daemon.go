@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -126,6 +127,7 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 	}
 	d.attached.set(d.kernel.Verify(ctx))
 	d.metrics.Collect(d.reading)
+	debug.FreeOSMemory() // what the replay took is not needed again
 	return nil
 }
 

@@ -45,10 +45,12 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 				d.catalog.Refresh() // nobody else would tell that an address has changed
 			}
 		}
-		if d.hub.Followed() {
-			n.refresh(ctx, d)
-			d.hub.Publish(n.describe(e, d.kernel.Now()))
+		if !d.hub.Followed() {
+			n = namer{} // who follows later is not told of drops before
+			return
 		}
+		n.refresh(ctx, d)
+		d.hub.Publish(n.describe(e, d.kernel.Now()))
 	})
 }
 

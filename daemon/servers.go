@@ -29,7 +29,7 @@ func (b backend) Servers(ctx context.Context) ([]v1.Server, error) {
 		s := v1.Server{
 			ID: id, Proxies: snap.First[id], Active: n.Active(),
 			Redirected: n.Redirected, Attempted: n.Attempted, Established: n.Established,
-			Failed: n.Failed, FailedLocal: n.Redirected - n.Attempted, Bounced: n.Bounced,
+			Failed: n.Failed, FailedLocal: n.FailedLocal(), Bounced: n.Bounced,
 			BytesIn: n.BytesIn, BytesOut: n.BytesOut, Addresses: []string{}, Kept: b.drains.Kept(id),
 		}
 		if drain, ok := snap.State.Drained[id]; ok {
