@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"context"
+	"encoding/binary"
 	"os"
 	"syscall"
 	"testing"
@@ -167,10 +168,30 @@ func FuzzDecodeEvent(f *testing.F) {
 	w.Size = uint16(unsafe.Sizeof(w))
 	f.Add(append([]byte(nil), bytesOf(&w)...))
 	f.Add([]byte{1, 0, 8, 0, 0, 0, 0, 0})
+	w.Version, w.Size = 2, w.Size+8
+	f.Add(append(append([]byte(nil), bytesOf(&w)...), make([]byte, 16)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		e, err := decodeEvent(b)
-		if err == nil && (len(e.Comm) > 16 || len(b) < 8) {
-			t.Errorf("%d bytes gave %+v", len(b), e)
+		if err != nil {
+			if e != (Event{}) {
+				t.Errorf("%v, and yet %+v", err, e)
+			}
+			return
+		}
+		size := int(binary.NativeEndian.Uint16(b[unsafe.Offsetof(w.Size):]))
+		if b[unsafe.Offsetof(w.Version)] == 0 || size < int(eventHead) || size > len(b) {
+			t.Fatalf("%d bytes of %d are taken for %+v", size, len(b), e)
+		}
+		// What follows the record, or what a newer program appended to it, is
+		// not looked at; what an older one did not write is zero.
+		whole := make([]byte, unsafe.Sizeof(w))
+		copy(whole, b[:size])
+		binary.NativeEndian.PutUint16(whole[unsafe.Offsetof(w.Size):], uint16(len(whole)))
+		if again, err := decodeEvent(whole); err != nil || again != e {
+			t.Errorf("%+v became %+v: %v", e, again, err)
+		}
+		if len(e.Comm) > len(w.Comm) || e.Kind.String() == "" || e.Denied.String() == "" {
+			t.Errorf("%+v", e)
 		}
 	})
 }
