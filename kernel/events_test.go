@@ -179,7 +179,7 @@ func FuzzDecodeEvent(f *testing.F) {
 			return
 		}
 		size := int(binary.NativeEndian.Uint16(b[unsafe.Offsetof(w.Size):]))
-		if b[unsafe.Offsetof(w.Version)] == 0 || size < int(eventHead) || size > len(b) {
+		if binary.NativeEndian.Uint16(b[unsafe.Offsetof(w.Version):]) == 0 || size < int(eventHead) || size > len(b) {
 			t.Fatalf("%d bytes of %d are taken for %+v", size, len(b), e)
 		}
 		// What follows the record, or what a newer program appended to it, is
