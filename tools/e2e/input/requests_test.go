@@ -203,7 +203,7 @@ func (s *site) as(pod *bed.Pod, uid uint32, args ...string) (status int, said st
 	s.Helper()
 	ctx, cancel := context.WithTimeout(s.Context(), 20*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, built(s.T, "lictor"), append([]string{"--socket=" + s.lictor.Socket}, args...)...)
+	cmd := exec.CommandContext(ctx, s.openly("lictor"), append([]string{"--socket=" + s.lictor.Socket}, args...)...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
@@ -215,6 +215,21 @@ func (s *site) as(pod *bed.Pod, uid uint32, args ...string) (status int, said st
 		s.Fatal(err)
 	}
 	return cmd.ProcessState.ExitCode(), out.String()
+}
+
+// openly copies a binary to where every user may run it: the checkout may be in
+// root's home.
+func (s *site) openly(name string) string {
+	s.Helper()
+	dir, err := os.MkdirTemp("", "lictor-openly-")
+	s.must(err)
+	s.Cleanup(func() { s.must(os.RemoveAll(dir)) })
+	s.must(os.Chmod(dir, 0o755))
+	binary, err := os.ReadFile(built(s.T, name))
+	s.must(err)
+	path := filepath.Join(dir, name)
+	s.must(os.WriteFile(path, binary, 0o755))
+	return path
 }
 
 // A caller without the right changes and learns nothing, and is told why.
