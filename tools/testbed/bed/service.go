@@ -3,6 +3,8 @@ package bed
 import (
 	"context"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/hashicorp/consul/api"
 )
@@ -34,10 +36,6 @@ type Proxy struct {
 // the proxy gets by xDS.
 func (c *Cluster) Register(ctx context.Context, s Service) (Proxy, error) {
 	s = s.withDefaults()
-	client, err := c.Client(ctx)
-	if err != nil {
-		return Proxy{}, fmt.Errorf("register %s: %w", s.ID, err)
-	}
 	proxy := Proxy{ID: s.ID + "-sidecar-proxy", Service: s.Name, NodeName: s.Node}
 	write := (&api.WriteOptions{}).WithContext(ctx)
 	for _, service := range []*api.AgentService{
@@ -52,11 +50,14 @@ func (c *Cluster) Register(ctx context.Context, s Service) (Proxy, error) {
 			},
 		},
 	} {
-		_, err := client.Catalog().Register(&api.CatalogRegistration{
-			Node: s.Node, Address: s.Addr, SkipNodeUpdate: false,
-			NodeMeta: map[string]string{"synthetic-node": "true"},
-			Service:  service,
-		}, write)
+		err := c.write(ctx, func(client *api.Client) error {
+			_, err := client.Catalog().Register(&api.CatalogRegistration{
+				Node: s.Node, Address: s.Addr, SkipNodeUpdate: false,
+				NodeMeta: map[string]string{"synthetic-node": "true"},
+				Service:  service,
+			}, write)
+			return err
+		})
 		if err != nil {
 			return Proxy{}, fmt.Errorf("register %s: %w", service.ID, err)
 		}
@@ -67,17 +68,38 @@ func (c *Cluster) Register(ctx context.Context, s Service) (Proxy, error) {
 // Deregister takes a service and its proxy out of the catalog.
 func (c *Cluster) Deregister(ctx context.Context, s Service) error {
 	s = s.withDefaults()
-	client, err := c.Client(ctx)
-	if err != nil {
-		return fmt.Errorf("deregister %s: %w", s.ID, err)
-	}
 	write := (&api.WriteOptions{}).WithContext(ctx)
 	for _, id := range []string{s.ID + "-sidecar-proxy", s.ID} {
-		if _, err := client.Catalog().Deregister(&api.CatalogDeregistration{Node: s.Node, ServiceID: id}, write); err != nil {
+		err := c.write(ctx, func(client *api.Client) error {
+			_, err := client.Catalog().Deregister(&api.CatalogDeregistration{Node: s.Node, ServiceID: id}, write)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("deregister %s: %w", id, err)
 		}
 	}
 	return nil
+}
+
+// electionTime is how long a write waits for a leader: on a busy machine servers
+// miss heartbeats and elect another one now and then.
+const electionTime = 15 * time.Second
+
+// write writes to the leader, and again to the next one when it has lost its
+// office meanwhile; all writes here can be repeated.
+func (c *Cluster) write(ctx context.Context, write func(*api.Client) error) error {
+	for deadline := time.Now().Add(electionTime); ; {
+		client, err := c.Client(ctx)
+		lost := err != nil
+		if err == nil {
+			err = write(client)
+			lost = err != nil && strings.Contains(err.Error(), "leader")
+		}
+		if !lost || time.Now().After(deadline) || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func (s Service) withDefaults() Service {
@@ -112,11 +134,11 @@ func (s Service) withDefaults() Service {
 
 // SetConfig writes a config entry: service-defaults, service-intentions and so on.
 func (c *Cluster) SetConfig(ctx context.Context, entry api.ConfigEntry) error {
-	client, err := c.Client(ctx)
+	err := c.write(ctx, func(client *api.Client) error {
+		_, _, err := client.ConfigEntries().Set(entry, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	})
 	if err != nil {
-		return fmt.Errorf("set config entry %s/%s: %w", entry.GetKind(), entry.GetName(), err)
-	}
-	if _, _, err := client.ConfigEntries().Set(entry, (&api.WriteOptions{}).WithContext(ctx)); err != nil {
 		return fmt.Errorf("set config entry %s/%s: %w", entry.GetKind(), entry.GetName(), err)
 	}
 	return nil
