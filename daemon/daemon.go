@@ -60,7 +60,7 @@ func Run(ctx context.Context, cfg config.Config, logger *slog.Logger) (err error
 	return err
 }
 
-// open starts in DESIGN's order: lock, verify, replay, listen, read the maps, journal
+// open starts in this order: lock, verify, replay, listen, read the maps, journal
 // what the kernel decided meanwhile, and only then repair. The programs are put
 // into effect after the map is right, so that a first start refuses nobody who
 // is registered.

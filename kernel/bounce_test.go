@@ -44,7 +44,7 @@ func hearEnd(conn net.Conn) {
 	io.Copy(io.Discard, conn)                          //nolint:errcheck // an end or a reset
 }
 
-// The table of FIELD_NOTES section 3: first exits from ESTABLISHED.
+// The table in bpf/tcp.h: first exits from ESTABLISHED.
 func TestBounces(t *testing.T) {
 	for _, c := range []struct {
 		name    string

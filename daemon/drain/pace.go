@@ -11,7 +11,7 @@ import (
 
 // How many connections this host closes in a second: so many, or this share of
 // what is left if that is more. A Consul server sheds 1 to 10 a second itself
-// (FIELD_NOTES section 2). Where a server is gone, waiting costs more than a rush:
+// (agent/grpc-external/limiter of Consul). Where a server is gone, waiting costs more than a rush:
 // nobody knows what its streams still deliver, and the others take what was its.
 const (
 	gentleFloor, gentleShare = 5, 1. / 20

@@ -1,6 +1,6 @@
 // Package registry owns the state of the host. One goroutine, Run, is the only
 // writer: it decides, journals, writes the kernel's map and answers, in the
-// orders that DESIGN gives to the two kinds of facts:
+// orders that belong to the two kinds of facts:
 //
 //   - a promise (registration, owner, drain) is journaled, then written to the
 //     map, then answered. Callers that come while the disk syncs share the

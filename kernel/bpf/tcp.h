@@ -209,7 +209,7 @@ static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info
 
 /*
  * The first exit from ESTABLISHED. What it was, by the state that follows and
- * the socket's error (FIELD_NOTES section 3):
+ * the socket's error (measured on Linux 6.18):
  *
  *   FIN_WAIT1, 0      the client closes; Envoy does when its stream was refused
  *   CLOSE_WAIT        the server closes

@@ -53,7 +53,7 @@ func (w *world) startFleet(n int) *bed.Fleet {
 	return fleet
 }
 
-// limit is how many streams a Consul server takes: see FIELD_NOTES, xdscapacity.
+// limit is how many streams a Consul server takes: Consul's agent/consul/xdscapacity.
 func limit(proxies, servers int) int {
 	return (proxies*11 + servers*10 - 1) / (servers * 10)
 }
