@@ -128,6 +128,9 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 	d.attached.set(d.kernel.Verify(ctx))
 	d.metrics.Collect(d.reading)
 	debug.FreeOSMemory() // what the replay took is not needed again
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	return nil
 }
 
@@ -137,6 +140,10 @@ const (
 	bounceBytesPlain = 1000
 	bounceBytesTLS   = 4000
 )
+
+// gcPercent trades a little CPU for memory: a host's daemon sits beside the
+// host's own work, and has little to do. GOGC overrides it.
+const gcPercent = 50
 
 // run is the run group: when one component ends with an error, all stop.
 func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
