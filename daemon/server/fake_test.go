@@ -259,9 +259,7 @@ func over(conn net.Conn) *http.Client {
 // dialAs connects as another user.
 func (r *running) dialAs(uid int) net.Conn {
 	r.t.Helper()
-	if os.Geteuid() != 0 {
-		r.t.Skip("needs root to become another user")
-	}
+	testenv.Privileged(r.t) // becomes another user
 	type result struct {
 		conn net.Conn
 		err  error
