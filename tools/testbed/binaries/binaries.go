@@ -1,6 +1,7 @@
 // Package binaries finds the real Consul and the real Envoy: the one named in
 // the environment (CONSUL, ENVOY), else the one on PATH, else one that it
-// builds or fetches once into .cache/bin of the repository.
+// builds or fetches once into .cache/bin of the repository. A consul-dataplane
+// is only found (DATAPLANE, or PATH), never made.
 //
 // They are tools of the tests. Nothing that ships is linked with them.
 package binaries
@@ -46,6 +47,36 @@ func Envoy(ctx context.Context, progress io.Writer) (string, error) {
 	})
 }
 
+// ErrNoDataplane is returned by [Dataplane] when nobody has given one.
+var ErrNoDataplane = errors.New("no consul-dataplane: name one in DATAPLANE, or put it on PATH")
+
+// Dataplane returns the path of a consul-dataplane binary that the environment
+// gives, to be compared with. It is not made here as the others are: the Go
+// module proxy does not hand out its module. Without one the error is
+// [ErrNoDataplane], and what only compares is skipped.
+func Dataplane() (string, error) {
+	path, err := given("consul-dataplane", "DATAPLANE")
+	if path == "" && err == nil {
+		err = ErrNoDataplane
+	}
+	return path, err
+}
+
+// given is the binary that the environment names, else the one on PATH, else "".
+func given(name, env string) (string, error) {
+	if path := os.Getenv(env); path != "" {
+		found, err := exec.LookPath(path)
+		if err != nil {
+			return "", fmt.Errorf("use %s=%s: %w", env, path, err)
+		}
+		return found, nil
+	}
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	return "", nil
+}
+
 // tool is a binary and the way to it.
 type tool struct {
 	name, env string
@@ -68,15 +99,8 @@ func find(ctx context.Context, progress io.Writer, t tool) (string, error) {
 	if progress == nil {
 		progress = io.Discard
 	}
-	if path := os.Getenv(t.env); path != "" {
-		found, err := exec.LookPath(path)
-		if err != nil {
-			return "", fmt.Errorf("use %s=%s: %w", t.env, path, err)
-		}
-		return found, nil
-	}
-	if path, err := exec.LookPath(t.name); err == nil {
-		return path, nil
+	if path, err := given(t.name, t.env); path != "" || err != nil {
+		return path, err
 	}
 	root, err := Root()
 	if err != nil {

@@ -111,3 +111,20 @@ func TestAFailedMakeLeavesNothingAndNamesItsLog(t *testing.T) {
 		t.Errorf("progress = %q, want how long it takes", progress.String())
 	}
 }
+
+func TestADataplaneIsGivenOrMissing(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	t.Setenv("DATAPLANE", "")
+	if path, err := Dataplane(); !errors.Is(err, ErrNoDataplane) {
+		t.Errorf("found %q, %v, want %v", path, err, ErrNoDataplane)
+	}
+	onPath := filepath.Join(os.Getenv("PATH"), "consul-dataplane")
+	write(t, onPath, "")
+	if path, err := Dataplane(); path != onPath || err != nil {
+		t.Errorf("found %q, %v, want the one on PATH, %s", path, err, onPath)
+	}
+	t.Setenv("DATAPLANE", onPath+"-not")
+	if path, err := Dataplane(); err == nil || errors.Is(err, ErrNoDataplane) {
+		t.Errorf("found %q, %v, want an error that names the wrong DATAPLANE", path, err)
+	}
+}
