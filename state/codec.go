@@ -107,6 +107,12 @@ func DecodeBody(kind Kind, data []byte) (Body, error) {
 		return decodeBody[ProxyDeregistered](data)
 	case KindPlaced:
 		return decodeBody[Placed](data)
+	case KindLoggedIn:
+		return decodeBody[LoggedIn](data)
+	case KindLoggedOut:
+		return decodeBody[LoggedOut](data)
+	case KindCredentialChanged:
+		return decodeBody[CredentialChanged](data)
 	}
 	return nil, fmt.Errorf("%w %q", ErrUnknownKind, kind)
 }

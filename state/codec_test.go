@@ -24,6 +24,8 @@ func TestDecodeRefuses(t *testing.T) {
 		"wrong type":             {`{"seq":1,"time":"2026-01-02T03:04:05Z","kind":"ServerGone","data":{"id":7}}`, state.ErrMalformed},
 		"bad address":            {`{"seq":1,"time":"2026-01-02T03:04:05Z","kind":"ServerSeen","data":{"server":{"id":"a","slot":1,"addr4":"x","port":1}}}`, state.ErrMalformed},
 		"port out of range":      {`{"seq":1,"time":"2026-01-02T03:04:05Z","kind":"ServerSeen","data":{"server":{"id":"a","slot":1,"port":65536}}}`, state.ErrMalformed},
+		"unknown setting":        {`{"seq":1,"time":"2026-01-02T03:04:05Z","kind":"ProxyChanged","data":{"id":"a","envoy":{"color":"b"}}}`, state.ErrUnknownField},
+		"unknown login field":    {`{"seq":1,"time":"2026-01-02T03:04:05Z","kind":"ProxyChanged","data":{"id":"a","credential":{"type":"login","login":{"auth_method":"m","secret":"s"}}}}`, state.ErrUnknownField},
 		"negative seq":           {`{"seq":-1,"time":"2026-01-02T03:04:05Z","kind":"ServerGone","data":{"id":"a"}}`, state.ErrMalformed},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -43,6 +45,7 @@ func TestDecodeStateRefuses(t *testing.T) {
 		"unknown field":  {`{"seq":1,"servers":[],"proxies":[],"mood":"good"}`, state.ErrUnknownField},
 		"a proxy twice":  {`{"seq":1,"servers":[],"proxies":[{"id":"a"},{"id":"a"}]}`, state.ErrMalformed},
 		"a server twice": {`{"seq":1,"servers":[{"id":"a"},{"id":"a"}],"proxies":[]}`, state.ErrMalformed},
+		"null logins":    {`{"seq":1,"logins":null}`, state.ErrMalformed},
 		"a null map":     {`{"seq":1,"resting":null}`, state.ErrMalformed},
 		"a null proxy":   {`{"seq":1,"servers":[],"proxies":[null]}`, state.ErrMalformed},
 	} {
@@ -83,6 +86,10 @@ func FuzzEvent(f *testing.F) {
 		`{"seq":4,"time":"2026-01-02T03:04:05Z","kind":"Placed","data":{"id":"p","ranked":["s1","s2"],"reason":"bounced"}}`,
 		`{"seq":5,"time":"2026-01-02T03:04:05Z","kind":"ProxyDeregistered","data":{"id":"p","reason":"operator"}}`,
 		`{"seq":6,"time":"2026-01-02T03:04:05Z","kind":"ServerDrained","data":{"id":"s1","by":"uid 0"}}`,
+		`{"seq":7,"time":"2026-01-02T03:04:05Z","kind":"LoggedIn","data":{"id":"p","accessor":"a","auth_method":"m","datacenter":"d","namespace":"n","partition":"q","expires":"2026-01-02T03:04:05Z","key":"k"}}`,
+		`{"seq":8,"time":"2026-01-02T03:04:05Z","kind":"LoggedOut","data":{"id":"p","accessor":"a"}}`,
+		`{"seq":9,"time":"2026-01-02T03:04:05Z","kind":"CredentialChanged","data":{"id":"p","state":"wrong-ca","problem":"why"}}`,
+		`{"seq":10,"time":"2026-01-02T03:04:05Z","kind":"ProxyRegistered","data":{"proxy":{"id":"p","node":"n","owner":{"kind":"any"},"index":1,"envoy":{"admin_bind":"a","ready_bind":"b","prometheus":{"scrape_path":"/m","merge_port":1,"service_metrics_url":"u","ca_certs_file":"f","ca_certs_path":"g","cert_file":"h","key_file":"i"},"no_central_telemetry":true,"secrets_dir":"/s","ca_certs":"/c","cert":"/d","key":"/e","server_name":"n","startup_grace_seconds":1,"shutdown_grace_seconds":2,"shutdown_drain":true,"graceful_bind":"j","graceful_startup_path":"/k","graceful_shutdown_path":"/l","dump_config_on_exit":true},"credential":{"type":"login","token_file":"/t","login":{"auth_method":"m","datacenter":"d","namespace":"n","partition":"p","bearer_token_file":"/b","meta":{"a":"b"}}},"process":{"pid":1,"start":2,"boot_id":"b","uid":3,"gid":4}}}}`,
 	} {
 		f.Add([]byte(line))
 	}
@@ -111,7 +118,7 @@ func FuzzEvent(f *testing.F) {
 }
 
 func FuzzState(f *testing.F) {
-	f.Add([]byte(`{"seq":9,"time":"2026-01-02T03:04:05Z","servers":[{"id":"s1","slot":1,"port":1,"since":"2026-01-02T03:04:05Z"}],"drained":{"s1":{"by":"x","since":"2026-01-02T03:04:05Z"}},"proxies":[{"id":"p","node":"n","owner":{"kind":"any"},"index":1,"known":true,"registered":"2026-01-02T03:04:05Z","ranked":["s1"],"reason":"initial","placed":"2026-01-02T03:04:05Z"}],"resting":{"2":"2026-01-02T03:04:05Z"},"last_index":2,"slots":{"s1":{"slot":1}},"swept":"2026-01-02T03:04:05Z"}`))
+	f.Add([]byte(`{"seq":9,"time":"2026-01-02T03:04:05Z","servers":[{"id":"s1","slot":1,"port":1,"since":"2026-01-02T03:04:05Z"}],"drained":{"s1":{"by":"x","since":"2026-01-02T03:04:05Z"}},"proxies":[{"id":"p","node":"n","owner":{"kind":"any"},"index":1,"known":true,"registered":"2026-01-02T03:04:05Z","ranked":["s1"],"reason":"initial","placed":"2026-01-02T03:04:05Z","envoy":{"prometheus":{}},"credential":{"type":"login","login":{"auth_method":"m"}},"process":{"pid":1,"start":2,"boot_id":"b","uid":3,"gid":4},"credential_state":"ok","credential_since":"2026-01-02T03:04:05Z"}],"resting":{"2":"2026-01-02T03:04:05Z"},"last_index":2,"slots":{"s1":{"slot":1}},"logins":{"a":{"accessor":"a","proxy_id":"p","auth_method":"m","expires":"2026-01-02T03:04:05Z","key":"k","since":"2026-01-02T03:04:05Z"}},"swept":"2026-01-02T03:04:05Z"}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var s, again state.State
 		if err := json.Unmarshal(data, &s); err != nil {

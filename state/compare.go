@@ -17,6 +17,7 @@ func (s State) Clone() State {
 	s.Proxies = maps.Clone(s.Proxies)
 	s.Resting = maps.Clone(s.Resting)
 	s.Slots = maps.Clone(s.Slots)
+	s.Logins = maps.Clone(s.Logins)
 	s.used = maps.Clone(s.used)
 	return s
 }
@@ -36,20 +37,48 @@ func (s State) Equal(o State) bool {
 		maps.EqualFunc(s.Resting, o.Resting, time.Time.Equal) &&
 		maps.EqualFunc(s.Slots, o.Slots, func(a, b SlotTenure) bool {
 			return a.Slot == b.Slot && a.Gone.Equal(b.Gone)
-		})
+		}) &&
+		maps.EqualFunc(s.Logins, o.Logins, LoginRecord.equal)
 }
 
 func (p *Proxy) equal(o *Proxy) bool {
-	return p.Registration == o.Registration && p.Known == o.Known &&
+	return p.Registration.Equal(o.Registration) && p.Known == o.Known &&
 		p.Registered.Equal(o.Registered) && slices.Equal(p.Ranked, o.Ranked) &&
-		p.Reason == o.Reason && p.Placed.Equal(o.Placed)
+		p.Reason == o.Reason && p.Placed.Equal(o.Placed) &&
+		p.CredentialState == o.CredentialState && p.CredentialProblem == o.CredentialProblem &&
+		p.CredentialSince.Equal(o.CredentialSince)
+}
+
+// Equal reports whether two registrations promise the same.
+func (r Registration) Equal(o Registration) bool {
+	if !r.Envoy.Equal(o.Envoy) || !r.Credential.Equal(o.Credential) || !r.Process.Equal(o.Process) {
+		return false
+	}
+	r.Envoy, r.Credential, r.Process = nil, nil, nil
+	o.Envoy, o.Credential, o.Process = nil, nil, nil
+	return r == o
 }
 
 // Check returns what of the invariants in README.md does not hold, joined, or
 // nil. A state folded from events that the daemon decided on always holds them;
 // a violation is a bug or damage.
 func (s State) Check() error {
-	return errors.Join(s.checkServers(), s.checkProxies())
+	return errors.Join(s.checkServers(), s.checkProxies(), s.checkLogins())
+}
+
+func (s State) checkLogins() error {
+	var errs []error
+	byKey := map[string]string{}
+	for accessor, l := range s.Logins {
+		if l.Accessor != accessor {
+			errs = append(errs, fmt.Errorf("token %q is kept as %q", l.Accessor, accessor))
+		}
+		if other, ok := byKey[l.Key]; ok {
+			errs = append(errs, fmt.Errorf("tokens %q and %q are both sealed as %q", min(accessor, other), max(accessor, other), l.Key))
+		}
+		byKey[l.Key] = accessor
+	}
+	return joinSorted(errs)
 }
 
 func (s State) checkServers() error {

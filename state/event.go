@@ -40,12 +40,16 @@ const (
 	KindProxyChanged      Kind = "ProxyChanged"
 	KindProxyDeregistered Kind = "ProxyDeregistered"
 	KindPlaced            Kind = "Placed"
+	KindLoggedIn          Kind = "LoggedIn"
+	KindLoggedOut         Kind = "LoggedOut"
+	KindCredentialChanged Kind = "CredentialChanged"
 )
 
 // Kinds lists every kind of event that this version knows.
 var Kinds = []Kind{
 	KindServerSeen, KindServerChanged, KindServerGone, KindServerDrained, KindServerUndrained,
 	KindProxyRegistered, KindProxyChanged, KindProxyDeregistered, KindPlaced,
+	KindLoggedIn, KindLoggedOut, KindCredentialChanged,
 }
 
 // ServerSeen says that the catalog lists a server that was not there before.
@@ -85,12 +89,17 @@ type ProxyRegistered struct {
 	Proxy Registration `json:"proxy"`
 }
 
-// ProxyChanged replaces the owner of a registered proxy, or says that Consul's
-// catalog has been seen to know it. Its identity and its VIP never change.
+// ProxyChanged replaces the owner, the settings, the credential or the process
+// of a registered proxy, or says that Consul's catalog has been seen to know it.
+// Its identity and its VIP never change. What is nil is as before; a zero value
+// of Envoy, Credential or Process ends what was.
 type ProxyChanged struct {
-	ID    string `json:"id"`
-	Owner *Owner `json:"owner,omitempty"` // nil: as before
-	Known *bool  `json:"known,omitempty"` // nil: as before
+	ID         string         `json:"id"`
+	Owner      *Owner         `json:"owner,omitempty"`
+	Known      *bool          `json:"known,omitempty"`
+	Envoy      *EnvoySettings `json:"envoy,omitempty"`
+	Credential *Credential    `json:"credential,omitempty"`
+	Process    *Process       `json:"process,omitempty"`
 }
 
 // ProxyDeregistered ends a registration. Its VIP rests from the event's time on.
@@ -107,6 +116,7 @@ const (
 	LeaveOperator    LeaveReason = "operator"     // DELETE /v1/proxies/{id}
 	LeaveCatalogGone LeaveReason = "catalog-gone" // Consul knew the proxy and no longer does
 	LeaveOwnerGone   LeaveReason = "owner-gone"   // its namespace or cgroup is gone from the host
+	LeaveProcessGone LeaveReason = "process-gone" // its process ended, and no other took its place in time
 )
 
 // Placed says which servers a proxy uses from now on, best first.
@@ -132,6 +142,33 @@ const (
 	PlaceOperator      PlaceReason = "operator"       // a drain, or the end of one
 )
 
+// LoggedIn says that an auth method issued a token for a proxy. The token is to
+// be deleted in Consul one day, whatever becomes of the proxy.
+type LoggedIn struct {
+	ID         string    `json:"id"`       // of the proxy
+	Accessor   string    `json:"accessor"` // the token's public name
+	AuthMethod string    `json:"auth_method"`
+	Datacenter string    `json:"datacenter,omitempty"`
+	Namespace  string    `json:"namespace,omitempty"`
+	Partition  string    `json:"partition,omitempty"`
+	Expires    time.Time `json:"expires,omitzero"` // zero: never
+	Key        string    `json:"key"`              // names the sealed file that has the token
+}
+
+// LoggedOut says that a token of LoggedIn is deleted in Consul, so that its
+// sealed file may go.
+type LoggedOut struct {
+	ID       string `json:"id"` // of the proxy, which may be gone
+	Accessor string `json:"accessor"`
+}
+
+// CredentialChanged says how a proxy stands with its credential from now on.
+type CredentialChanged struct {
+	ID      string          `json:"id"`
+	State   CredentialState `json:"state"`
+	Problem string          `json:"problem,omitempty"` // a sentence with what to do; "" when there is none
+}
+
 // ServerSpec is what the catalog says of a server.
 type ServerSpec struct {
 	ID      string     `json:"id"`             // Consul's node name, unique in a datacenter; host:port when only an address was given
@@ -152,6 +189,10 @@ type Registration struct {
 	Index     uint32     `json:"index"`         // of the VIP within each pool, and of its slot in the kernel's maps, from 1
 	VIP       netip.Addr `json:"vip,omitzero"`  // zero without an IPv4 pool
 	VIP6      netip.Addr `json:"vip6,omitzero"` // zero without an IPv6 pool
+
+	Envoy      *EnvoySettings `json:"envoy,omitempty"`      // nil: the defaults
+	Credential *Credential    `json:"credential,omitempty"` // nil: none
+	Process    *Process       `json:"process,omitempty"`    // nil: its end is not watched for
 }
 
 // Owner is who may connect to a VIP.

@@ -10,6 +10,7 @@ func New() State {
 		Proxies: map[string]*Proxy{},
 		Resting: map[uint32]time.Time{},
 		Slots:   map[string]SlotTenure{},
+		Logins:  map[string]LoginRecord{},
 		used:    map[uint32]int{},
 	}
 }
@@ -59,6 +60,15 @@ func Fold(s State, e Event) State {
 		s.proxyDeregistered(b.ID, e.Time)
 	case Placed:
 		s.placed(b, either(b.At, e.Time))
+	case LoggedIn:
+		s.Logins[b.Accessor] = LoginRecord{
+			Accessor: b.Accessor, ProxyID: b.ID, AuthMethod: b.AuthMethod, Datacenter: b.Datacenter,
+			Namespace: b.Namespace, Partition: b.Partition, Expires: b.Expires, Key: b.Key, Since: e.Time,
+		}
+	case LoggedOut:
+		delete(s.Logins, b.Accessor)
+	case CredentialChanged:
+		s.credentialChanged(b, e.Time)
 	}
 	return s
 }
@@ -102,6 +112,7 @@ func (s *State) proxyRegistered(r Registration, e Event) {
 	if _, ok := s.Proxies[r.ID]; ok {
 		return
 	}
+	r.Envoy, r.Credential, r.Process = orNil(r.Envoy), orNil(r.Credential), orNil(r.Process)
 	s.Proxies[r.ID] = &Proxy{Registration: r, Registered: e.Time, Seq: e.Seq}
 	s.used[r.Index]++
 	s.LastIndex = r.Index
@@ -120,6 +131,40 @@ func (s *State) proxyChanged(b ProxyChanged) {
 	if b.Known != nil {
 		p.Known = *b.Known
 	}
+	if b.Envoy != nil {
+		p.Envoy = orNil(b.Envoy)
+	}
+	if b.Credential != nil && !b.Credential.Equal(p.Credential) {
+		p.Credential = orNil(b.Credential)
+		p.CredentialState, p.CredentialProblem, p.CredentialSince = "", "", time.Time{}
+	}
+	if b.Process != nil {
+		p.Process = orNil(b.Process)
+	}
+	s.Proxies[b.ID] = &p
+}
+
+// orNil gives nil for a zero value, which says the same.
+func orNil[T any, P interface {
+	*T
+	Equal(P) bool
+}](p P) P {
+	if p.Equal(nil) {
+		return nil
+	}
+	return p
+}
+
+func (s *State) credentialChanged(b CredentialChanged, at time.Time) {
+	old, ok := s.Proxies[b.ID]
+	if !ok {
+		return
+	}
+	p := *old
+	if p.CredentialState != b.State || p.CredentialSince.IsZero() {
+		p.CredentialSince = at
+	}
+	p.CredentialState, p.CredentialProblem = b.State, b.Problem
 	s.Proxies[b.ID] = &p
 }
 

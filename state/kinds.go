@@ -53,3 +53,21 @@ func (Placed) Kind() Kind { return KindPlaced }
 
 // ProxyID returns the placed proxy's id.
 func (b Placed) ProxyID() string { return b.ID }
+
+// Kind returns KindLoggedIn.
+func (LoggedIn) Kind() Kind { return KindLoggedIn }
+
+// ProxyID returns the id of the proxy that the token is for.
+func (b LoggedIn) ProxyID() string { return b.ID }
+
+// Kind returns KindLoggedOut.
+func (LoggedOut) Kind() Kind { return KindLoggedOut }
+
+// ProxyID returns the id of the proxy that the token was for.
+func (b LoggedOut) ProxyID() string { return b.ID }
+
+// Kind returns KindCredentialChanged.
+func (CredentialChanged) Kind() Kind { return KindCredentialChanged }
+
+// ProxyID returns the id of the proxy whose credential it is.
+func (b CredentialChanged) ProxyID() string { return b.ID }

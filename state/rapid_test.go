@@ -18,8 +18,9 @@ var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 // decider makes events as the daemon would: from the state, so that the
 // invariants must hold after each.
 type decider struct {
-	s   state.State
-	now time.Time
+	s      state.State
+	now    time.Time
+	logins int // tokens issued
 }
 
 const poolSize, lastSlot, rest = 12, 4, 5 * time.Minute
@@ -30,7 +31,7 @@ func (d *decider) next(t *rapid.T) (state.Body, bool) {
 	spec := state.ServerSpec{ID: server, Port: uint16(rapid.IntRange(1, 3).Draw(t, "port"))}
 	listed := d.s.Servers[server]
 	_, registered := d.s.Proxies[proxy]
-	switch rapid.IntRange(0, 8).Draw(t, "kind") {
+	switch rapid.IntRange(0, 12).Draw(t, "kind") {
 	case 0:
 		var ok bool
 		if spec.Slot, ok = d.s.NextSlot(server, lastSlot, nil); !ok || listed != nil {
@@ -54,14 +55,42 @@ func (d *decider) next(t *rapid.T) (state.Body, bool) {
 		if !ok || registered {
 			return nil, false
 		}
-		return state.ProxyRegistered{Proxy: state.Registration{ID: proxy, Node: "n", Owner: state.Owner{Kind: state.OwnerAny}, Index: index}}, true
+		return state.ProxyRegistered{Proxy: state.Registration{ID: proxy, Node: "n", Owner: state.Owner{Kind: state.OwnerAny}, Index: index, Envoy: settings(t), Credential: credential(t), Process: process(t)}}, true
 	case 6:
 		known := rapid.Bool().Draw(t, "known")
 		return state.ProxyChanged{ID: proxy, Known: &known}, true
 	case 7:
 		return state.ProxyDeregistered{ID: proxy, Reason: state.LeaveOperator}, true
+	case 8:
+		return state.ProxyChanged{ID: proxy, Envoy: settings(t), Credential: credential(t), Process: process(t)}, true
+	case 9:
+		d.logins++
+		token := fmt.Sprintf("t%d", d.logins)
+		return state.LoggedIn{ID: proxy, Accessor: token, AuthMethod: "m", Key: token}, true
+	case 10:
+		return state.LoggedOut{ID: proxy, Accessor: fmt.Sprintf("t%d", rapid.IntRange(0, 20).Draw(t, "token"))}, true
+	case 11:
+		return state.CredentialChanged{ID: proxy, State: rapid.SampledFrom(state.CredentialStates).Draw(t, "state"), Problem: "p"}, true
 	}
 	return state.Placed{ID: proxy, Ranked: slices.Sorted(maps.Keys(d.s.Servers)), Reason: state.PlaceRebalance, At: d.now}, true
+}
+
+// settings, credential and process draw nil, a zero value or another one.
+func settings(t *rapid.T) *state.EnvoySettings {
+	return rapid.SampledFrom([]*state.EnvoySettings{
+		nil, {}, {AdminBind: "127.0.0.1:19001"}, {Prometheus: &state.PrometheusSettings{MergePort: 1}},
+	}).Draw(t, "settings")
+}
+
+func credential(t *rapid.T) *state.Credential {
+	return rapid.SampledFrom([]*state.Credential{
+		nil, {}, {Type: state.CredentialFile, TokenFile: "/t"},
+		{Type: state.CredentialLogin, Login: &state.Login{AuthMethod: "m", Meta: map[string]string{"a": "b"}}},
+	}).Draw(t, "credential")
+}
+
+func process(t *rapid.T) *state.Process {
+	return rapid.SampledFrom([]*state.Process{nil, {}, {PID: 1, Start: 2}, {PID: 1, Start: 3}}).Draw(t, "process")
 }
 
 // events draws a journal.

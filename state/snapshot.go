@@ -14,15 +14,16 @@ import (
 // `lictor journal state` prints. Lists are sorted by id, so equal states have
 // equal bytes.
 type wireState struct {
-	Seq       uint64                `json:"seq"`
-	Time      time.Time             `json:"time,omitzero"`
-	Servers   []*Server             `json:"servers"`
-	Drained   map[string]Drain      `json:"drained,omitempty"`
-	Proxies   []*Proxy              `json:"proxies"`
-	Resting   map[uint32]time.Time  `json:"resting,omitempty"`
-	LastIndex uint32                `json:"last_index,omitempty"`
-	Slots     map[string]SlotTenure `json:"slots,omitempty"`
-	Swept     time.Time             `json:"swept,omitzero"`
+	Seq       uint64                 `json:"seq"`
+	Time      time.Time              `json:"time,omitzero"`
+	Servers   []*Server              `json:"servers"`
+	Drained   map[string]Drain       `json:"drained,omitempty"`
+	Proxies   []*Proxy               `json:"proxies"`
+	Resting   map[uint32]time.Time   `json:"resting,omitempty"`
+	LastIndex uint32                 `json:"last_index,omitempty"`
+	Slots     map[string]SlotTenure  `json:"slots,omitempty"`
+	Logins    map[string]LoginRecord `json:"logins,omitempty"`
+	Swept     time.Time              `json:"swept,omitzero"`
 }
 
 // MarshalJSON returns the state as one JSON object. Equal states give equal
@@ -30,7 +31,7 @@ type wireState struct {
 func (s State) MarshalJSON() ([]byte, error) {
 	w := wireState{
 		Seq: s.Seq, Time: s.Time, Drained: s.Drained, Resting: s.Resting,
-		LastIndex: s.LastIndex, Slots: s.Slots, Swept: s.Swept,
+		LastIndex: s.LastIndex, Slots: s.Slots, Logins: s.Logins, Swept: s.Swept,
 		Servers: make([]*Server, 0, len(s.Servers)),
 		Proxies: make([]*Proxy, 0, len(s.Proxies)),
 	}
@@ -65,7 +66,7 @@ func ReadState(r io.Reader) (State, error) {
 	if _, err := d.dec.Token(); err != io.EOF {
 		return State{}, fmt.Errorf("decode state: %w: something follows the JSON object", ErrMalformed)
 	}
-	if d.s.Drained == nil || d.s.Resting == nil || d.s.Slots == nil { // a null makes a map nil
+	if d.s.Drained == nil || d.s.Resting == nil || d.s.Slots == nil || d.s.Logins == nil { // a null makes a map nil
 		return State{}, fmt.Errorf("decode state: %w: null where an object should be", ErrMalformed)
 	}
 	return d.s, nil
@@ -124,6 +125,8 @@ func (d *stateDecoder) field(name json.Token) error {
 		return d.dec.Decode(&d.s.LastIndex)
 	case "slots":
 		return d.dec.Decode(&d.s.Slots)
+	case "logins":
+		return d.dec.Decode(&d.s.Logins)
 	case "swept":
 		return d.dec.Decode(&d.s.Swept)
 	}

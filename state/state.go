@@ -15,15 +15,16 @@ import "time"
 // the original is folded further. The maps themselves are not safe for
 // concurrent use.
 type State struct {
-	Seq       uint64                // of the last journaled event folded
-	Time      time.Time             // the latest time of an event folded
-	Servers   map[string]*Server    // by id: those listed
-	Drained   map[string]Drain      // by server id, listed or not
-	Proxies   map[string]*Proxy     // by id
-	Resting   map[uint32]time.Time  // VIP index → when its proxy left
-	LastIndex uint32                // VIP index given last; the search for the next begins after it
-	Slots     map[string]SlotTenure // by server id: who had which slot, listed or gone
-	Swept     time.Time             // when Resting was last cleared of what is older than MaxRest
+	Seq       uint64                 // of the last journaled event folded
+	Time      time.Time              // the latest time of an event folded
+	Servers   map[string]*Server     // by id: those listed
+	Drained   map[string]Drain       // by server id, listed or not
+	Proxies   map[string]*Proxy      // by id
+	Resting   map[uint32]time.Time   // VIP index → when its proxy left
+	LastIndex uint32                 // VIP index given last; the search for the next begins after it
+	Slots     map[string]SlotTenure  // by server id: who had which slot, listed or gone
+	Logins    map[string]LoginRecord // by accessor: tokens to be deleted when their proxies are gone
+	Swept     time.Time              // when Resting was last cleared of what is older than MaxRest
 
 	used map[uint32]int // VIP index → proxies that hold it; derived from Proxies
 }
@@ -56,4 +57,8 @@ type Proxy struct {
 	Ranked     []string    `json:"ranked"`           // server ids, the first in use
 	Reason     PlaceReason `json:"reason,omitempty"` // of the placement
 	Placed     time.Time   `json:"placed,omitzero"`  // when; zero before the first placement
+
+	CredentialState   CredentialState `json:"credential_state,omitempty"`   // "" when not known yet
+	CredentialProblem string          `json:"credential_problem,omitempty"` // a sentence; "" when there is none
+	CredentialSince   time.Time       `json:"credential_since,omitzero"`    // when it became so
 }
