@@ -19,6 +19,7 @@ const (
 	ProblemTooMany      ProblemType = "urn:lictor:problem:too-many-connections"   // 429: from one network namespace
 	ProblemInternal     ProblemType = "urn:lictor:problem:internal"               // 500: a fault of the daemon, logged there
 	ProblemUnavailable  ProblemType = "urn:lictor:problem:unavailable"            // 503: nothing was changed, try again
+	ProblemNotYet       ProblemType = "urn:lictor:problem:not-yet"                // 503: what it needs is not there yet, the detail says what; repeat the call
 	ProblemTimeout      ProblemType = "urn:lictor:problem:timeout"                // 504: it may have been carried out or not; repeat the call
 	ProblemVIPExhausted ProblemType = "urn:lictor:problem:vip-pool-exhausted"     // 507
 	// ProblemUnknown stands in the client for an answer without a document.

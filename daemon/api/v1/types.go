@@ -6,11 +6,17 @@ import (
 	"encoding/json"
 	"net/netip"
 	"time"
+
+	"github.com/lictor-mesh/lictor/state"
 )
 
 // RegisterRequest is the body of PUT /v1/proxies/{id}. With an empty owner the
 // owner is the caller's network namespace. Netns, Cgroup and Owner exclude each
 // other and are for root only.
+//
+// When the proxy is registered already, what Envoy and Credential do not say at
+// all (nil) is as before; a zero value means the defaults, or no credential. A
+// process that is still there is as before unless Process is set.
 type RegisterRequest struct {
 	NodeName  string `json:"node_name,omitempty"` // "" means the daemon's --node-name
 	Namespace string `json:"namespace,omitempty"`
@@ -18,6 +24,34 @@ type RegisterRequest struct {
 	Netns     string `json:"netns,omitempty"`  // path of a network namespace
 	Cgroup    string `json:"cgroup,omitempty"` // path of a cgroup-v2 directory
 	Owner     string `json:"owner,omitempty"`  // "any" or ""
+
+	Envoy      *EnvoySettings `json:"envoy,omitempty"`
+	Credential *Credential    `json:"credential,omitempty"`
+	// Process says that the calling process is, or becomes by execve, the
+	// proxy: when it ends, the proxy is deregistered after a hold time.
+	Process bool `json:"process,omitempty"`
+}
+
+// EnvoySettings are what a proxy's bootstrap and its end of life depend on.
+// Paths are named as the caller sees them.
+type EnvoySettings = state.EnvoySettings
+
+// PrometheusSettings are those of a proxy's metrics.
+type PrometheusSettings = state.PrometheusSettings
+
+// Login says how to log in with an auth method.
+type Login = state.Login
+
+// CredentialState is how a proxy stands with its credential, in a word.
+type CredentialState = state.CredentialState
+
+// Credential says how a proxy gets its ACL token. Files are opened as the
+// caller sees them and with the caller's rights. The daemon keeps the two
+// secrets sealed and never answers them.
+type Credential struct {
+	state.Credential
+	Token       string `json:"token,omitempty"`        // of type "static"
+	BearerToken string `json:"bearer_token,omitempty"` // of type "login", without Login.BearerTokenFile
 }
 
 // ServerRef names a server and the address at which proxies reach it.
@@ -36,6 +70,9 @@ type Registered struct {
 	Port    uint16     `json:"port"`
 	Server  *ServerRef `json:"server"`
 	Seq     uint64     `json:"seq"` // of the registration in the journal
+	// SecretsDir has the files that the bootstrap refers to, as the caller sees
+	// it; "" when there are none.
+	SecretsDir string `json:"secrets_dir,omitempty"`
 }
 
 // ProxyState says in a word what a proxy is doing.
@@ -78,6 +115,22 @@ type Proxy struct {
 	Total      uint64      `json:"connections_total"` // established, since the VIP was given
 	Failed     uint64      `json:"connections_failed"`
 	Bounced    uint64      `json:"connections_bounced"`
+
+	Envoy   *EnvoySettings `json:"envoy,omitempty"`
+	Process *Process       `json:"process,omitempty"`
+	// CredentialType is "" without a credential.
+	CredentialType    state.CredentialType `json:"credential_type,omitempty"`
+	CredentialState   CredentialState      `json:"credential_state,omitempty"` // "" when not known yet
+	CredentialProblem string               `json:"credential_problem,omitempty"`
+	CredentialSince   time.Time            `json:"credential_since,omitzero"`
+	TokenExpires      time.Time            `json:"token_expires_at,omitzero"` // zero: never, or not by login
+}
+
+// Process is the process that a proxy is.
+type Process struct {
+	PID   int    `json:"pid"`
+	Alive bool   `json:"alive"`
+	Phase string `json:"phase,omitempty"` // such as "running", "draining", "gone"
 }
 
 // Proxies answers GET /v1/proxies.
@@ -181,6 +234,9 @@ type ProxyCounts struct {
 	Total   int `json:"total"`
 	Waiting int `json:"waiting_for_capacity"`
 	NoOwner int `json:"waiting_for_owner"`
+	// Credentials counts proxies that have a credential, or trouble with the
+	// servers' TLS, by how they stand.
+	Credentials map[CredentialState]int `json:"credentials,omitempty"`
 }
 
 // Attachment says whether the hook is in effect, as verified.
