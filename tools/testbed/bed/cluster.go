@@ -19,7 +19,9 @@ type ClusterOptions struct {
 	Servers int            // default 3
 	IPv6    bool           // servers advertise their IPv6 addresses
 	Config  map[string]any // laid over every server's configuration, as Consul's agent reads it
-	Token   string         // that the API clients use
+	TLS     TLS            // of HTTPS and gRPC; default none
+	ACL     bool           // deny by default
+	Token   string         // that the API clients use; default, with ACL: [ManagementToken]
 }
 
 // Cluster is a set of real Consul servers. Its methods may be called concurrently.
@@ -29,9 +31,10 @@ type Cluster struct {
 	options ClusterOptions
 	expect  int // bootstrap_expect, 0 once there is a leader
 
-	mu      sync.Mutex
-	servers []*Server
-	made    int // servers ever, for names
+	mu        sync.Mutex
+	servers   []*Server
+	made      int // servers ever, for names
+	authority authority
 }
 
 // StartCluster starts Consul servers and waits until they have elected a leader
@@ -44,7 +47,13 @@ func (b *Bed) StartCluster(ctx context.Context, o ClusterOptions) (*Cluster, err
 	if err != nil {
 		return nil, err
 	}
+	if o.ACL && o.Token == "" {
+		o.Token = ManagementToken
+	}
 	c := &Cluster{bed: b, binary: binary, options: o, expect: o.Servers}
+	if err := c.startTLS(); err != nil {
+		return nil, err
+	}
 	for range o.Servers { // all before the first starts: each joins all others
 		if _, err := c.newServer(); err != nil {
 			return nil, err
@@ -72,6 +81,9 @@ func (c *Cluster) newServer() (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Node: node, cluster: c}
+	if err := s.prepareTLS(c.authority); err != nil {
+		return nil, err
+	}
 	c.servers = append(c.servers, s)
 	return s, nil
 }

@@ -11,9 +11,9 @@ import (
 	"path/filepath"
 	"sync"
 
-	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
-
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
+	"github.com/lictor-mesh/lictor/tools/testbed/pki"
 )
 
 // LictorHTTP is where a host's lictord serves metrics and health, in the host's
@@ -23,9 +23,13 @@ const LictorHTTP = "127.0.0.1:9760"
 // LictorOptions of a lictord.
 type LictorOptions struct {
 	// Cluster whose servers' addresses the daemon is given; nil when Args say it.
+	// Where it has TLS or ACLs, the daemon is given [Lictor.TLS] and a token with
+	// [LictorPolicy] too.
 	Cluster *Cluster
-	Args    []string // flags after, and so over, the bed's own
-	Env     []string
+	// NoToken leaves the token out, NoTLS the flags about TLS; Args say it then.
+	NoToken, NoTLS bool
+	Args           []string // flags after, and so over, the bed's own
+	Env            []string
 	// Files that the daemon sees in the place of others: /etc/hosts, to resolve a
 	// name given by --consul-addresses, or the programs of an `exec=`.
 	Files map[string]string
@@ -40,6 +44,10 @@ type Lictor struct {
 	Host   *Host
 	Socket string // path
 	State  string // directory
+	// TLS is what the daemon was told to trust and to show; nil without TLS.
+	TLS *pki.Files
+	// Token is the path of its token; "" without ACLs.
+	Token string
 
 	mu      sync.Mutex
 	options LictorOptions
@@ -56,7 +64,55 @@ func (h *Host) StartLictor(o LictorOptions) (*Lictor, error) {
 		Socket: filepath.Join(h.Dir, "lictor.sock"),
 		State:  filepath.Join(h.Dir, "state"),
 	}
+	if err := l.provide(o); err != nil {
+		return nil, fmt.Errorf("start lictord on %s: %w", h.Name, err)
+	}
 	return l, l.start()
+}
+
+// provide makes the files by which the cluster lets the daemon in.
+func (l *Lictor) provide(o LictorOptions) (err error) {
+	c := o.Cluster
+	if c != nil && c.CA() != nil && !o.NoTLS && l.TLS == nil {
+		if l.TLS, err = c.ClientFiles(filepath.Join(l.Host.Dir, "tls"), "lictor."+l.Host.Name); err != nil {
+			return err
+		}
+	}
+	if c == nil || !c.options.ACL || o.NoToken || l.Token != "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), electionTime)
+	defer cancel()
+	token, err := c.NewToken(ctx, TokenOptions{Rules: LictorPolicy(l.Host.Name)})
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(l.Host.Dir, "consul-token")
+	if err := pki.Replace(path, []byte(token.SecretID+"\n"), 0o600); err != nil {
+		return err
+	}
+	l.Token = path
+	return nil
+}
+
+// access are the flags for what provide made.
+func (l *Lictor) access() []string {
+	args := []string{"--tls-disabled"}
+	switch {
+	case l.options.NoTLS:
+		args = nil
+	case l.TLS != nil:
+		args = []string{
+			"--ca-certs=" + l.TLS.CA(), "--tls-server-name=" + ServerName, fmt.Sprintf("--consul-http-port=%d", HTTPSPort),
+		}
+		if l.options.Cluster.options.TLS == MutualTLS {
+			args = append(args, "--tls-cert="+l.TLS.Cert(), "--tls-key="+l.TLS.Key())
+		}
+	}
+	if l.Token != "" && !l.options.NoToken {
+		args = append(args, "--consul-token-file="+l.Token)
+	}
+	return args
 }
 
 func (l *Lictor) start() error {
@@ -73,8 +129,9 @@ func (l *Lictor) start() error {
 	args := []string{
 		"--cgroup=" + l.Host.Cgroup, "--bpffs=" + filepath.Join(l.Host.BPFFS, "lictor"),
 		"--state-dir=" + l.State, "--socket=" + l.Socket, "--http-addr=" + LictorHTTP,
-		"--node-name=" + l.Host.Name, "--tls-disabled",
+		"--node-name=" + l.Host.Name,
 	}
+	args = append(args, l.access()...)
 	if l.options.Cluster != nil {
 		args = append(args, "--consul-addresses="+l.options.Cluster.Addresses())
 	}
@@ -114,11 +171,14 @@ func (l *Lictor) Start(o ...LictorOptions) error {
 	if err := l.Kill(); err != nil {
 		return err
 	}
-	l.mu.Lock()
 	for _, options := range o {
+		if err := l.provide(options); err != nil {
+			return fmt.Errorf("start lictord on %s: %w", l.Host.Name, err)
+		}
+		l.mu.Lock()
 		l.options = options
+		l.mu.Unlock()
 	}
-	l.mu.Unlock()
 	return l.start()
 }
 

@@ -28,6 +28,8 @@ type Command struct {
 	// Files are seen by the process in the place of others: path to the file
 	// that stands there. Host and process see the rest alike.
 	Files map[string]string
+	// UID and GID of the process, both the UID when GID is 0; 0 is root.
+	UID, GID uint32
 	// Stdin and Stdout replace /dev/null and the log when not nil.
 	Stdin  io.Reader
 	Stdout io.Writer
@@ -80,6 +82,12 @@ func (n *Node) Start(c Command) (*Process, error) {
 		UseCgroupFD: true,
 		CgroupFD:    int(cgroup.Fd()),
 		Setsid:      true, // Ctrl-C is for the bed alone, which decides what ends when
+	}
+	if c.UID != 0 {
+		if c.GID == 0 {
+			c.GID = c.UID
+		}
+		p.cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.UID, Gid: c.GID}
 	}
 	// A child is born in the namespaces of the thread that forks it.
 	err = n.Netns.Do(func() error {

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/consul/api"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/pki"
 )
 
 // Ports of every server, unless its configuration says otherwise.
@@ -28,6 +30,7 @@ const (
 type Server struct {
 	*Node
 	cluster *Cluster
+	tls     *pki.Files // nil without TLS
 
 	mu     sync.Mutex
 	config map[string]any // the server's own, over the cluster's
@@ -88,6 +91,8 @@ func (s *Server) configuration() map[string]any {
 	if s.cluster.expect > 0 {
 		c["bootstrap_expect"] = s.cluster.expect
 	}
+	overlay(c, s.tlsConfiguration())
+	overlay(c, s.cluster.aclConfiguration())
 	overlay(c, s.cluster.options.Config)
 	s.mu.Lock()
 	own := s.config
@@ -117,12 +122,17 @@ func overlay(dst, src map[string]any) {
 	}
 }
 
-// GRPCPort is the plain gRPC port of the server's configuration.
+// GRPCPort is the gRPC port of the server's configuration: the plain one, or the
+// one with TLS where there is no plain one.
 func (s *Server) GRPCPort() uint16 {
 	ports, _ := s.configuration()["ports"].(map[string]any)
-	var port uint16
-	_, _ = fmt.Sscan(fmt.Sprint(ports["grpc"]), &port) // -1, switched off, is 0
-	return port
+	for _, name := range []string{"grpc", "grpc_tls"} {
+		var port uint16
+		if _, err := fmt.Sscan(fmt.Sprint(ports[name]), &port); err == nil && port != 0 { // -1 is switched off
+			return port
+		}
+	}
+	return 0
 }
 
 // XDS is where the server's xDS service listens.

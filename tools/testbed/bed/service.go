@@ -37,7 +37,6 @@ type Proxy struct {
 func (c *Cluster) Register(ctx context.Context, s Service) (Proxy, error) {
 	s = s.withDefaults()
 	proxy := Proxy{ID: s.ID + "-sidecar-proxy", Service: s.Name, NodeName: s.Node}
-	write := (&api.WriteOptions{}).WithContext(ctx)
 	for _, service := range []*api.AgentService{
 		{ID: s.ID, Service: s.Name, Address: s.Addr, Port: s.Port},
 		{
@@ -50,16 +49,8 @@ func (c *Cluster) Register(ctx context.Context, s Service) (Proxy, error) {
 			},
 		},
 	} {
-		err := c.write(ctx, func(client *api.Client) error {
-			_, err := client.Catalog().Register(&api.CatalogRegistration{
-				Node: s.Node, Address: s.Addr, SkipNodeUpdate: false,
-				NodeMeta: map[string]string{"synthetic-node": "true"},
-				Service:  service,
-			}, write)
-			return err
-		})
-		if err != nil {
-			return Proxy{}, fmt.Errorf("register %s: %w", service.ID, err)
+		if err := c.register(ctx, s.Node, s.Addr, service); err != nil {
+			return Proxy{}, err
 		}
 	}
 	return proxy, nil
