@@ -77,6 +77,7 @@ func TestErrorsOfTheBackendAreProblems(t *testing.T) {
 		{ErrForbidden, v1.ProblemForbidden, 403},
 		{ErrInvalid, v1.ProblemInvalid, 422},
 		{ErrUnavailable, v1.ProblemUnavailable, 503},
+		{ErrNotYet, v1.ProblemNotYet, 503},
 		{ErrExhausted, v1.ProblemVIPExhausted, 507},
 		{ErrGone, v1.ProblemNotRetained, 410},
 		{errors.New("surprise"), v1.ProblemInternal, 500},
@@ -131,6 +132,15 @@ func TestBadInput(t *testing.T) {
 		{"server id", "POST", "/v1/servers/.hidden/drain", "", "", 422, v1.ProblemInvalid, "server id"},
 
 		{"no JSON", "PUT", "/v1/proxies/a", asJSON, "node=1", 400, v1.ProblemMalformed, ""},
+		{"unknown setting", "PUT", "/v1/proxies/a", asJSON, `{"envoy":{"adminbind":"x"}}`, 400, v1.ProblemMalformed, `"envoy.adminbind"; known are admin_bind, `},
+		{"setting of another case", "PUT", "/v1/proxies/a", asJSON, `{"envoy":{"prometheus":{"Merge_port":1}}}`, 400, v1.ProblemMalformed, `"envoy.prometheus.Merge_port"`},
+		{"setting twice", "PUT", "/v1/proxies/a", asJSON, `{"credential":{"type":"file","type":""}}`, 400, v1.ProblemMalformed, `"credential.type" is given twice`},
+		{"meta twice", "PUT", "/v1/proxies/a", asJSON, `{"credential":{"type":"login","login":{"auth_method":"m","meta":{"a":"","a":""}}}}`, 400, v1.ProblemMalformed, `"credential.login.meta.a"`},
+		{"null setting", "PUT", "/v1/proxies/a", asJSON, `{"envoy":{"prometheus":null}}`, 400, v1.ProblemMalformed, `"envoy.prometheus" is null`},
+		{"settings that are none", "PUT", "/v1/proxies/a", asJSON, `{"envoy":7}`, 400, v1.ProblemMalformed, `"envoy" is a number`},
+		{"setting of another type", "PUT", "/v1/proxies/a", asJSON, `{"envoy":{"startup_grace_seconds":1.5}}`, 400, v1.ProblemMalformed, `startup_grace_seconds`},
+		{"bad setting", "PUT", "/v1/proxies/a", asJSON, `{"envoy":{"admin_bind":"0.0.0.0:1"}}`, 422, v1.ProblemInvalid, "envoy.admin_bind"},
+		{"bad credential", "PUT", "/v1/proxies/a", asJSON, `{"credential":{"type":"static"}}`, 422, v1.ProblemInvalid, "credential.token is empty"},
 		{"half a body", "PUT", "/v1/proxies/a", asJSON, `{"node_name":"x"`, 400, v1.ProblemMalformed, "unexpected"},
 		{"array", "PUT", "/v1/proxies/a", asJSON, `[]`, 400, v1.ProblemMalformed, "not a JSON object"},
 		{"null", "PUT", "/v1/proxies/a", asJSON, `null`, 400, v1.ProblemMalformed, "not a JSON object"},
@@ -236,7 +246,9 @@ func TestAPanicIsAnsweredAndTheDaemonGoesOn(t *testing.T) {
 func FuzzDecodeRegister(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `{"node_name":"n","namespace":"d","partition":"p","netns":"/run/netns/a"}`, `{"owner":"any"}`,
-		`{"owner":null}`, `{"Owner":"any"}`, `{"owner":"","owner":"any"}`, `[]`, `null`, `{"a":{"b":[1,2]}}`, `{} {}`, "\ufeff{}",
+		`{"owner":null}`, `{"Owner":"any"}`, `{"owner":"","owner":"any"}`, `[]`, `null`, `{"a":{"b":[1,2]}}`,
+		`{"process":true,"envoy":{"admin_bind":"127.0.0.1:1","prometheus":{"merge_port":1}},"credential":{"type":"login","bearer_token":"b","login":{"auth_method":"m","meta":{"a":"b"}}}}`,
+		`{"envoy":{"prometheus":{"Merge_port":1}}}`, `{"credential":{"login":{"meta":{"a":"b","a":"c"}}}}`, `{"envoy":7}`, `{"credential":[]}`, `{} {}`, "\ufeff{}",
 	} {
 		f.Add([]byte(seed))
 	}
@@ -254,8 +266,11 @@ func FuzzDecodeRegister(f *testing.F) {
 			t.Fatal(err)
 		}
 		var second v1.RegisterRequest
-		if err := decodeObject(again, &second); err != nil || second != req {
-			t.Fatalf("%s became %s: %+v, %v", raw, again, second, err)
+		if err := decodeObject(again, &second); err != nil {
+			t.Fatalf("%s became %s: %v", raw, again, err)
+		}
+		if text, err := json.Marshal(second); err != nil || string(text) != string(again) {
+			t.Fatalf("%s became %s, then %s: %v", raw, again, text, err)
 		}
 		if req.Check() == nil && req.OwnerGiven() && req.Netns == "" && req.Cgroup == "" && req.Owner != v1.OwnerAny {
 			t.Fatalf("%s has an owner that nobody knows: %+v", raw, req)

@@ -15,6 +15,7 @@ var (
 	ErrForbidden   = errors.New("forbidden")    // 403
 	ErrInvalid     = errors.New("invalid")      // 422
 	ErrUnavailable = errors.New("unavailable")  // 503: nothing was changed
+	ErrNotYet      = errors.New("not yet")      // 503: what it needs is not there yet
 	ErrExhausted   = errors.New("no VIP left")  // 507
 	ErrGone        = errors.New("not retained") // 410: older than what the journal keeps
 )
@@ -25,6 +26,9 @@ type Caller struct {
 	PID         int32
 	NetnsCookie uint64 // of the socket's network namespace
 	NetnsInode  uint64
+	// Start of the process, in clock ticks since boot, for a registration that
+	// asks for its process to be watched; else 0.
+	Start uint64
 }
 
 // Backend is what the API needs of the daemon. It is safe for concurrent use.

@@ -90,6 +90,7 @@ func (c Caller) mayOperate(what string) error {
 type peer struct {
 	caller Caller
 	over   bool // answer 429
+	conn   *net.UnixConn
 }
 
 type peerKey struct{}
@@ -97,7 +98,7 @@ type peerKey struct{}
 // withPeer notes who is at the other end of an API connection.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	if c, ok := conn.(*apiConn); ok {
-		return context.WithValue(ctx, peerKey{}, peer{c.caller, c.over})
+		return context.WithValue(ctx, peerKey{}, peer{c.caller, c.over, c.UnixConn})
 	}
 	return ctx
 }

@@ -52,15 +52,15 @@ func noBody(r *http.Request) error {
 	return nil
 }
 
-// decodeObject decodes one JSON object, and nothing else, into the flat struct
-// that v points to. It is stricter than encoding/json, which overlooks names it
-// does not know, names in another case, names given twice, nulls, and bytes
-// that are not UTF-8: each is an error here that names the field.
+// decodeObject decodes one JSON object, and nothing else, into the struct that
+// v points to. It is stricter than encoding/json, which overlooks names it does
+// not know, names in another case, names given twice, nulls, and bytes that are
+// not UTF-8: each is an error here that names the field.
 func decodeObject(raw []byte, v any) error {
 	if !utf8.Valid(raw) {
 		return fmt.Errorf("the body is not valid UTF-8: %w", errMalformed)
 	}
-	if err := checkNames(raw, fieldNames(v)); err != nil {
+	if err := checkNames(raw, reflect.TypeOf(v).Elem(), ""); err != nil {
 		return err
 	}
 	if err := json.Unmarshal(raw, v); err != nil {
@@ -69,14 +69,20 @@ func decodeObject(raw []byte, v any) error {
 	return nil
 }
 
-// checkNames reads the object's members without their meaning.
-func checkNames(raw []byte, known []string) error {
+// checkNames reads an object's members, and those of the objects within,
+// without their meaning. where is the object's own name and a dot, "" for the
+// body's.
+func checkNames(raw []byte, kind reflect.Type, where string) error {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	if open, err := decoder.Token(); err != nil {
 		return malformed(err)
 	} else if open != json.Delim('{') {
-		return fmt.Errorf("the body is not a JSON object: %w", errMalformed)
+		if where == "" {
+			return fmt.Errorf("the body is not a JSON object: %w", errMalformed)
+		}
+		return nil // decoding says of what type it should be
 	}
+	known, names := members(kind)
 	seen := map[string]bool{}
 	for decoder.More() {
 		token, err := decoder.Token()
@@ -88,26 +94,47 @@ func checkNames(raw []byte, known []string) error {
 		if err := decoder.Decode(&value); err != nil {
 			return malformed(err)
 		}
+		of := known[name]
+		if kind.Kind() == reflect.Map { // of any names
+			of = kind.Elem()
+		}
 		switch {
-		case !slices.Contains(known, name):
-			return fmt.Errorf("unknown field %q; known are %s: %w", name, strings.Join(known, ", "), errMalformed)
+		case of == nil:
+			return fmt.Errorf("unknown field %q; known are %s: %w", where+name, strings.Join(names, ", "), errMalformed)
 		case seen[name]:
-			return fmt.Errorf("field %q is given twice: %w", name, errMalformed)
+			return fmt.Errorf("field %q is given twice: %w", where+name, errMalformed)
 		case string(value) == "null":
-			return fmt.Errorf("field %q is null; leave it out instead: %w", name, errMalformed)
+			return fmt.Errorf("field %q is null; leave it out instead: %w", where+name, errMalformed)
 		}
 		seen[name] = true
+		if of.Kind() == reflect.Struct || of.Kind() == reflect.Map {
+			if err := checkNames(value, of, where+name+"."); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-// fieldNames are the JSON names of the struct that v points to.
-func fieldNames(v any) (names []string) {
-	for _, field := range reflect.VisibleFields(reflect.TypeOf(v).Elem()) {
-		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
-		names = append(names, name)
+// members are the JSON names of a struct's fields, also of those that it
+// embeds, with their types, which are not pointers.
+func members(kind reflect.Type) (known map[string]reflect.Type, names []string) {
+	known = map[string]reflect.Type{}
+	if kind.Kind() != reflect.Struct {
+		return known, nil
 	}
-	return names
+	for _, field := range reflect.VisibleFields(kind) {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		if name == "" {
+			continue // embedded: its fields are visible too
+		}
+		of := field.Type
+		if of.Kind() == reflect.Pointer {
+			of = of.Elem()
+		}
+		known[name], names = of, append(names, name)
+	}
+	return known, names
 }
 
 // malformed says where JSON is wrong.

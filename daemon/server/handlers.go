@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -32,6 +33,7 @@ func (s *Server) apiHandler() *http.ServeMux {
 // request is what a call is given, checked by itself.
 type request struct {
 	caller   Caller
+	conn     *net.UnixConn
 	id       string             // of the proxy or the server; "" where the path has none
 	register v1.RegisterRequest // of a PUT
 }
@@ -67,7 +69,7 @@ func (s *Server) call(handler func(context.Context, request) (any, error)) http.
 // readRequest reads and checks all that a request says.
 func readRequest(r *http.Request) (request, error) {
 	p, _ := peerOf(r.Context())
-	req := request{caller: p.caller, id: r.PathValue("id")}
+	req := request{caller: p.caller, conn: p.conn, id: r.PathValue("id")}
 	if _, err := params(r); err != nil {
 		return req, err
 	}
@@ -107,6 +109,13 @@ func (s *Server) register(ctx context.Context, req request) (any, error) {
 	} else if req.caller.NetnsCookie == 0 || req.caller.NetnsInode == 0 {
 		return nil, fmt.Errorf("the kernel does not tell which network namespace calls; "+
 			"run lictord with CAP_NET_ADMIN on Linux 5.15 or later, or name the owner: %w", ErrUnavailable)
+	}
+	if req.register.Process {
+		start, err := startOf(req.conn, int(req.caller.PID))
+		if err != nil {
+			return nil, err
+		}
+		req.caller.Start = start
 	}
 	return s.cfg.Backend.Register(ctx, req.caller, req.id, req.register)
 }

@@ -77,6 +77,14 @@ func (r RegisterRequest) Check() error {
 	if owners > 1 {
 		return fmt.Errorf("netns, cgroup and owner exclude each other; give at most one")
 	}
+	if r.Envoy != nil {
+		if err := checkSettings(*r.Envoy); err != nil {
+			return err
+		}
+	}
+	if r.Credential != nil {
+		return r.Credential.Check()
+	}
 	return nil
 }
 
@@ -93,6 +101,8 @@ func checkPath(what, p string) error {
 		return fmt.Errorf("%s is %d bytes long; at most %d are allowed", what, len(p), MaxPath)
 	case strings.ContainsRune(p, 0):
 		return fmt.Errorf("%s contains a zero byte", what)
+	case !utf8.ValidString(p) || strings.ContainsFunc(p, unicode.IsControl):
+		return fmt.Errorf("%s %q contains what cannot be printed", what, p)
 	case !path.IsAbs(p):
 		return fmt.Errorf("%s %q is not an absolute path", what, p)
 	}
