@@ -18,6 +18,7 @@ const Nobody = 65532
 // ExecOptions of a `lictor exec` in a pod.
 type ExecOptions struct {
 	Proxy Proxy
+	Credential
 	Flags []string // of lictor exec, before "--"
 	Envoy []string // arguments of Envoy, after those that the bed gives it
 	// UID of lictor exec, and so of Envoy; default [Nobody]. See Root.
@@ -27,6 +28,26 @@ type ExecOptions struct {
 	// Admin is where Envoy's admin interface is; default 127.0.0.1:19000. To
 	// move it takes a flag of lictor exec's too.
 	Admin string
+}
+
+// Credential is how a proxy gets its ACL token; the zero value is none.
+type Credential struct {
+	Token     string // static: the SecretID, given by the environment
+	TokenFile string // or a file that holds it, which is followed
+	Login     *Login // or a login
+	Bearer    string // path of the login's bearer token, read at every login
+}
+
+func (c Credential) flags() (flags, env []string) {
+	switch {
+	case c.Token != "":
+		return []string{"--credential-type=static"}, []string{"DP_CREDENTIAL_STATIC_TOKEN=" + c.Token}
+	case c.TokenFile != "":
+		return []string{"--credential-token-file=" + c.TokenFile}, nil
+	case c.Login != nil:
+		return []string{"--credential-type=login", "--login-auth-method=" + c.Login.Name, "--login-bearer-token-path=" + c.Bearer}, nil
+	}
+	return nil, nil
 }
 
 // Exec runs `lictor exec` on a node, which becomes the proxy's Envoy under the
@@ -40,7 +61,8 @@ func (l *Lictor) Exec(ctx context.Context, n *Node, o ExecOptions) (*Envoy, erro
 	if err != nil {
 		return nil, err
 	}
-	c := Command{Name: "envoy", Env: o.Env}
+	flags, env := o.flags()
+	c := Command{Name: "envoy", Env: append(env, o.Env...)}
 	if !o.Root {
 		if c.UID = o.UID; c.UID == 0 {
 			c.UID = Nobody
@@ -57,7 +79,7 @@ func (l *Lictor) Exec(ctx context.Context, n *Node, o ExecOptions) (*Envoy, erro
 	}
 	c.Path = lictor
 	c.Args = []string{"--socket=" + l.Socket, "exec", o.Proxy.ID, "--node-name=" + o.Proxy.NodeName, "--envoy=" + envoy}
-	c.Args = append(c.Args, o.Flags...)
+	c.Args = append(append(c.Args, flags...), o.Flags...)
 	// As StartEnvoy has it.
 	c.Args = append(c.Args, "--", "--concurrency", "1", "--disable-hot-restart", "-l", "warning")
 	c.Args = append(c.Args, o.Envoy...)
