@@ -15,7 +15,7 @@ import (
 // when the token ends.
 func (c *Catalog) loginGRPC(ctx context.Context, target string, q LoginQuery) (Token, error) {
 	var answer *pbacl.LoginResponse
-	said, err := c.callACL(ctx, target, func(acl pbacl.ACLServiceClient) (err error) {
+	said, err := c.callACL(target, func(acl pbacl.ACLServiceClient) (err error) {
 		answer, err = acl.Login(ctx, &pbacl.LoginRequest{
 			AuthMethod: q.AuthMethod, BearerToken: q.BearerToken, Meta: q.Meta,
 			Datacenter: q.Datacenter, Namespace: q.Namespace, Partition: q.Partition,
@@ -33,7 +33,7 @@ func (c *Catalog) loginGRPC(ctx context.Context, target string, q LoginQuery) (T
 }
 
 func (c *Catalog) logoutGRPC(ctx context.Context, target, secretID, datacenter string) error {
-	said, err := c.callACL(ctx, target, func(acl pbacl.ACLServiceClient) error {
+	said, err := c.callACL(target, func(acl pbacl.ACLServiceClient) error {
 		_, err := acl.Logout(ctx, &pbacl.LogoutRequest{Token: secretID, Datacenter: datacenter})
 		return err
 	})
@@ -45,7 +45,7 @@ func (c *Catalog) logoutGRPC(ctx context.Context, target, secretID, datacenter s
 
 // callACL makes one call on a connection of its own. said is what the server
 // said when it refused.
-func (c *Catalog) callACL(ctx context.Context, target string, call func(pbacl.ACLServiceClient) error) (said string, err error) {
+func (c *Catalog) callACL(target string, call func(pbacl.ACLServiceClient) error) (said string, err error) {
 	d := &grpcDialer{c: c, target: target}
 	conn, err := grpc.NewClient("passthrough:///"+target, grpc.WithContextDialer(d.dial),
 		// The dialer does TLS, as for the stream of servers.
