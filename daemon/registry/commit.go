@@ -113,6 +113,9 @@ func (r *Registry) enforce(b *batch, events []state.Event) error {
 	for _, e := range events {
 		id := e.Body.ProxyID()
 		switch body := e.Body.(type) {
+		case state.LoggedIn, state.LoggedOut, state.CredentialChanged:
+			r.fold(e) // of no concern to the kernel
+			continue
 		case state.ProxyDeregistered:
 			if p := r.s.Proxies[id]; p != nil {
 				gone = append(gone, r.keys(p)...)

@@ -27,6 +27,12 @@ func story(h *host, told *promises) {
 	told.register(h, request("d"))
 	told.register(h, request("a"))
 	told.drain(h, "s1", false)
+	told.note(h, "a", "t1", true)
+	settings := request("a")
+	settings.Envoy = &state.EnvoySettings{AdminBind: "127.0.0.1:19001"}
+	told.register(h, settings)
+	told.note(h, "a", "t2", true)
+	told.note(h, "a", "t1", false)
 	owner := request("c")
 	owner.Owner.ID, owner.Override = 7777, true
 	told.register(h, owner)
@@ -76,6 +82,7 @@ type promises struct {
 	mu      sync.Mutex
 	proxies map[string]promised
 	drains  map[string]holds
+	logins  map[string]holds     // by accessor
 	left    map[string]time.Time // by VIP: when its proxy was told that it is gone
 }
 
@@ -83,6 +90,17 @@ type promised struct {
 	registered holds
 	vip        string // "" when nobody was told
 	owner      uint64 // 0 when it may be the old or the new one
+	admin      string // Envoy's setting; unclear when it may be the old or the new one
+}
+
+const unclear = "unclear"
+
+// adminOf is the setting that tests change.
+func adminOf(s *state.EnvoySettings) string {
+	if s == nil {
+		return ""
+	}
+	return s.AdminBind
 }
 
 // holds says whether something holds, as far as anybody was told.
@@ -95,7 +113,7 @@ const (
 )
 
 func newPromises() *promises {
-	return &promises{proxies: map[string]promised{}, drains: map[string]holds{}, left: map[string]time.Time{}}
+	return &promises{proxies: map[string]promised{}, drains: map[string]holds{}, logins: map[string]holds{}, left: map[string]time.Time{}}
 }
 
 func (m *promises) register(h *host, req Request) {
@@ -109,7 +127,10 @@ func (m *promises) register(h *host, req Request) {
 			was = promised{registered: maybe}
 		}
 		if was.owner != req.Owner.ID {
-			was.owner = 0
+			was.owner, was.admin = 0, unclear
+		}
+		if req.Envoy != nil {
+			was.admin = unclear
 		}
 		m.proxies[req.ID] = was
 		return
@@ -125,7 +146,34 @@ func (m *promises) register(h *host, req Request) {
 	if left, ok := m.left[vip]; ok && was.vip != vip && time.Since(left) < restFor {
 		h.t.Errorf("%s: told %s, which was given up %s ago", req.ID, vip, time.Since(left))
 	}
-	m.proxies[req.ID] = promised{registered: yes, vip: vip, owner: req.Owner.ID}
+	now := promised{registered: yes, vip: vip, owner: req.Owner.ID, admin: adminOf(req.Envoy)}
+	if req.Envoy == nil && was.registered != no {
+		switch was.owner {
+		case req.Owner.ID:
+			now.admin = was.admin
+		case 0: // it may have been another's, and lost
+			now.admin = unclear
+		}
+	}
+	if got := adminOf(v.Envoy); now.admin != unclear && got != now.admin {
+		h.t.Errorf("%s: told settings %q, asked for %q", req.ID, got, now.admin)
+	}
+	m.proxies[req.ID] = now
+}
+
+// note has a token issued or deleted.
+func (m *promises) note(h *host, proxy, accessor string, issued bool) {
+	want := no
+	var fact state.Body = state.LoggedOut{ID: proxy, Accessor: accessor}
+	if issued {
+		want, fact = yes, state.LoggedIn{ID: proxy, Accessor: accessor, AuthMethod: "m", Key: accessor}
+	}
+	err := h.r.Note(h.ctx(), fact)
+	if err == nil && !h.life.killed() {
+		m.logins[accessor] = want
+	} else if m.logins[accessor] != want {
+		m.logins[accessor] = maybe
+	}
 }
 
 func (m *promises) deregister(h *host, id string) {
@@ -162,7 +210,7 @@ func (m *promises) settle(h *host) {
 	snap := h.snapshot()
 	for id, p := range m.proxies {
 		if is := snap.State.Proxies[id]; is != nil {
-			m.proxies[id] = promised{registered: yes, vip: is.VIP.String(), owner: is.Owner.ID}
+			m.proxies[id] = promised{registered: yes, vip: is.VIP.String(), owner: is.Owner.ID, admin: adminOf(is.Envoy)}
 		} else {
 			if p.vip != "" && p.registered == maybe {
 				m.left[p.vip] = time.Now().Add(-restFor) // since when it rests is not known
@@ -174,6 +222,12 @@ func (m *promises) settle(h *host) {
 		m.drains[id] = no
 		if _, is := snap.State.Drained[id]; is {
 			m.drains[id] = yes
+		}
+	}
+	for token := range m.logins {
+		m.logins[token] = no
+		if _, is := snap.State.Logins[token]; is {
+			m.logins[token] = yes
 		}
 	}
 }
@@ -200,6 +254,9 @@ func (m *promises) check(h *host) {
 		if p.owner != 0 && is.Owner.ID != p.owner {
 			h.t.Errorf("%s was told owner %d and has %d", id, p.owner, is.Owner.ID)
 		}
+		if admin := adminOf(is.Envoy); p.registered == yes && p.admin != unclear && admin != p.admin {
+			h.t.Errorf("%s was told settings %q and has %q", id, p.admin, admin)
+		}
 		h.inForce(id)
 		entries += len(h.r.keys(is))
 	}
@@ -207,6 +264,12 @@ func (m *promises) check(h *host) {
 		_, is := snap.State.Drained[id]
 		if p == yes && !is || p == no && is {
 			h.t.Errorf("drain of %s: %t", id, is)
+		}
+	}
+	for token, p := range m.logins {
+		_, is := snap.State.Logins[token]
+		if p == yes && !is || p == no && is {
+			h.t.Errorf("token %s is to be deleted: %t", token, is)
 		}
 	}
 	actual, _ := h.maps.VIPs()

@@ -81,6 +81,33 @@ func (m *model) ChangeOwner(rt *rapid.T) {
 	m.told.register(m.host, req)
 }
 
+// ChangeSettings registers one with other settings.
+func (m *model) ChangeSettings(rt *rapid.T) {
+	req := request(rapid.SampledFrom(modelIDs).Draw(rt, "id"))
+	req.Envoy = &state.EnvoySettings{AdminBind: rapid.SampledFrom([]string{"", "127.0.0.1:19001", "127.0.0.1:19002"}).Draw(rt, "admin")}
+	m.told.register(m.host, req)
+}
+
+// Login has a token issued or deleted.
+func (m *model) Login(rt *rapid.T) {
+	token := rapid.SampledFrom([]string{"t1", "t2", "t3"}).Draw(rt, "token")
+	m.told.note(m.host, rapid.SampledFrom(modelIDs).Draw(rt, "id"), token, rapid.Bool().Draw(rt, "issued"))
+}
+
+// Credential tells how the credential of one stands.
+func (m *model) Credential(rt *rapid.T) {
+	fact := state.CredentialChanged{
+		ID:    rapid.SampledFrom(modelIDs).Draw(rt, "id"),
+		State: rapid.SampledFrom(state.CredentialStates).Draw(rt, "state"),
+	}
+	if err := m.r.Note(m.ctx(), fact); err != nil {
+		return // a sick disk
+	}
+	if p := m.snapshot().State.Proxies[fact.ID]; p != nil && p.CredentialState != fact.State {
+		m.t.Errorf("%s: told %s, it is %s", fact.ID, fact.State, p.CredentialState)
+	}
+}
+
 // Servers changes what the catalog lists.
 func (m *model) Servers(rt *rapid.T) {
 	list := specs(drawSome(rt, modelServers, 0)...)
@@ -156,10 +183,10 @@ func (m *model) Crash(rt *rapid.T) {
 	m.life.mu.Unlock()
 	actions := map[string]func(*rapid.T){
 		"register": m.Register, "deregister": m.Deregister, "servers": m.Servers, "drain": m.Drain,
-		"owner": m.ChangeOwner, "sleep": m.Sleep, "stop": func(*rapid.T) {},
+		"owner": m.ChangeOwner, "settings": m.ChangeSettings, "login": m.Login, "sleep": m.Sleep, "stop": func(*rapid.T) {},
 	}
 	for range 2 {
-		actions[rapid.SampledFrom([]string{"register", "deregister", "servers", "drain", "owner", "sleep", "stop"}).Draw(rt, "meanwhile")](rt)
+		actions[rapid.SampledFrom([]string{"register", "deregister", "servers", "drain", "owner", "settings", "login", "sleep", "stop"}).Draw(rt, "meanwhile")](rt)
 	}
 	m.kill()
 	m.maps.failing(nil)

@@ -17,6 +17,17 @@ type Request struct {
 	OwnerGone func(state.Owner) bool
 	// Override lets a new owner replace one that is still there.
 	Override bool
+	// UID is the caller's. The settings, the credential and the process of a
+	// proxy are changed by its process's user and by root.
+	UID uint32
+	// Envoy, Credential and Process are as before when nil, unless the owner is
+	// another one: it inherits nothing of what was given to the former.
+	Envoy      *state.EnvoySettings
+	Credential *state.Credential
+	Process    *state.Process
+	// ProcessGone says whether a process has ended. One that has is forgotten
+	// when the proxy is registered without one. nil: it has not.
+	ProcessGone func(state.Process) bool
 }
 
 // Register promises a VIP. The same request again answers the same VIP. What it
@@ -47,14 +58,66 @@ func (r *Registry) reregister(p *state.Proxy, req Request) ([]state.Body, error)
 	}
 	old, owner := p.Owner, req.Owner
 	same := sameOwner(old, owner)
-	if same && (owner.Path == "" || owner.Path == old.Path) {
-		return nil, nil
-	}
 	if !same && !req.Override && r.there(old, req.OwnerGone) {
 		return nil, fmt.Errorf("%w: %s is owned by another %s, which is still there; deregister it from there, or as root",
 			ErrIdentity, p.ID, old.Kind)
 	}
-	return []state.Body{state.ProxyChanged{ID: p.ID, Owner: &owner}}, nil
+	change := state.ProxyChanged{ID: p.ID}
+	if !same {
+		change.Owner = &owner
+		req.disinherit()
+	} else if owner.Path != "" && owner.Path != old.Path {
+		change.Owner = &owner
+	}
+	if req.settle(p, &change); same && !req.runs(p) && (change.Envoy != nil || change.Credential != nil || change.Process != nil) {
+		return nil, fmt.Errorf("%w: %s is run by another user than uid %d; what it runs with is changed as that user, or as root",
+			ErrIdentity, p.ID, req.UID)
+	}
+	if change == (state.ProxyChanged{ID: p.ID}) {
+		return nil, nil
+	}
+	return []state.Body{change}, nil
+}
+
+// disinherit makes the request say all that was left as before.
+func (q *Request) disinherit() {
+	if q.Envoy == nil {
+		q.Envoy = &state.EnvoySettings{}
+	}
+	if q.Credential == nil {
+		q.Credential = &state.Credential{}
+	}
+	if q.Process == nil {
+		q.Process = &state.Process{}
+	}
+}
+
+// runs says whether the caller may change what a proxy runs with. A secret is
+// handed to the user of its process, so nobody else may become that.
+func (q *Request) runs(p *state.Proxy) bool {
+	if q.UID == 0 {
+		return true
+	}
+	if p.Process == nil {
+		return p.Credential == nil // else root registered it
+	}
+	return p.Process.UID == q.UID
+}
+
+// settle notes what is not as it was.
+func (q *Request) settle(p *state.Proxy, change *state.ProxyChanged) {
+	if q.Envoy != nil && !q.Envoy.Equal(p.Envoy) {
+		change.Envoy = q.Envoy
+	}
+	if q.Credential != nil && !q.Credential.Equal(p.Credential) {
+		change.Credential = q.Credential
+	}
+	switch {
+	case q.Process != nil && !q.Process.Equal(p.Process):
+		change.Process = q.Process
+	case q.Process == nil && p.Process != nil && q.ProcessGone != nil && q.ProcessGone(*p.Process):
+		change.Process = &state.Process{}
+	}
 }
 
 // sameOwner says whether two owners are the same for the kernel, by whatever
@@ -81,6 +144,7 @@ func (r *Registry) grant(b *batch, req Request) ([]state.Body, error) {
 	bodies := []state.Body{state.ProxyRegistered{Proxy: state.Registration{
 		ID: req.ID, Node: req.Node, Namespace: req.Namespace, Partition: req.Partition,
 		Owner: req.Owner, Index: index, VIP: vip, VIP6: vip6,
+		Envoy: req.Envoy, Credential: req.Credential, Process: req.Process,
 	}}}
 	if ranked := r.rank(req.ID); len(ranked) > 0 {
 		r.loads.Add(ranked) // for the next of this batch
@@ -175,6 +239,20 @@ func (r *Registry) Deregister(ctx context.Context, id string, reason state.Leave
 				}
 			}
 			return []state.Body{state.ProxyDeregistered{ID: id, Reason: reason}}, nil
+		},
+	})
+}
+
+// Release ends a registration because its process ended. It does nothing when
+// the proxy has another process by now, or none, or is gone.
+func (r *Registry) Release(ctx context.Context, id string, process state.Process) error {
+	return r.submit(ctx, &promise{
+		subject: id,
+		decide: func(*batch) ([]state.Body, error) {
+			if p := r.s.Proxies[id]; p == nil || p.Process == nil || !p.Process.Equal(&process) {
+				return nil, nil
+			}
+			return []state.Body{state.ProxyDeregistered{ID: id, Reason: state.LeaveProcessGone}}, nil
 		},
 	})
 }

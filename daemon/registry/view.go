@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/lictor-mesh/lictor/daemon/placement"
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
@@ -19,6 +20,7 @@ type View struct {
 	Waiting  bool           // every server has refused it
 	Held     []string       // servers passed over now
 	Counters kernel.Counters
+	Expires  time.Time // of the token of its last login; zero: never, or there was none
 }
 
 // Snapshot is the state and what is derived of it, to be read only.
@@ -62,7 +64,7 @@ func (r *Registry) Views(ctx context.Context, ids ...string) ([]View, error) {
 		missing string
 	)
 	err := r.do(ctx, func() {
-		s = state.State{Servers: maps.Clone(r.s.Servers), Drained: maps.Clone(r.s.Drained)}
+		s = state.State{Servers: maps.Clone(r.s.Servers), Drained: maps.Clone(r.s.Drained), Logins: maps.Clone(r.s.Logins)}
 		names = maps.Clone(r.slots)
 		if len(ids) == 0 {
 			ids = r.ids()
@@ -92,10 +94,12 @@ func (r *Registry) Views(ctx context.Context, ids ...string) ([]View, error) {
 		return nil, fmt.Errorf("read what the kernel counted: %w", err)
 	}
 	now := r.cfg.Maps.Now()
+	last := lastLogins(s.Logins)
 	views := make([]View, len(proxies))
 	for i, p := range proxies {
 		v, vs := r.viewOf(s, p), states[i]
 		v.Waiting, v.Counters = placement.Waiting(vs, now), vs.Counters
+		v.Expires = last[p.ID].Expires
 		held := placement.Held(vs, names, r.cfg.Hold, now)
 		for _, id := range p.Ranked {
 			if held[id] != "" {
@@ -117,4 +121,15 @@ func (r *Registry) viewOf(s state.State, p *state.Proxy) View {
 		}
 	}
 	return v
+}
+
+// lastLogins gives the last login of each proxy.
+func lastLogins(all map[string]state.LoginRecord) map[string]state.LoginRecord {
+	last := make(map[string]state.LoginRecord, len(all))
+	for _, l := range all {
+		if was, ok := last[l.ProxyID]; !ok || l.Since.After(was.Since) {
+			last[l.ProxyID] = l
+		}
+	}
+	return last
 }
