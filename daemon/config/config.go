@@ -54,7 +54,7 @@ type TLS struct {
 // Addresses says where to find a first Consul server: either Exec or Hosts.
 type Addresses struct {
 	Exec  string   // command whose output is a list of addresses, separated by white space
-	Hosts []string // IP addresses and DNS names, without ports
+	Hosts []string // IP addresses and DNS names, with a port of their own or without
 }
 
 // execPrefix marks a command among the addresses, as in consul-dataplane.

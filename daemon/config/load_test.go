@@ -60,7 +60,9 @@ func TestEveryOptionFromEverySource(t *testing.T) {
 		extra []string // what check wants besides
 		want  func(*Config)
 	}{
-		"consul-addresses":      {"a.example, 10.0.0.2,[fd00::1]", nil, func(c *Config) { c.ConsulAddresses.Hosts = []string{"a.example", "10.0.0.2", "fd00::1"} }},
+		"consul-addresses":      {"a.example, 10.0.0.2,[fd00::1],b:8500,[fd00::2]:8501", nil, func(c *Config) {
+			c.ConsulAddresses.Hosts = []string{"a.example", "10.0.0.2", "fd00::1", "b:8500", "[fd00::2]:8501"}
+		}},
 		"consul-http-port":      {"8501", nil, func(c *Config) { c.ConsulHTTPPort = 8501 }},
 		"consul-grpc-port":      {"8502", nil, func(c *Config) { c.ConsulGRPCPort = 8502 }},
 		"consul-dns-port":       {"53", nil, func(c *Config) { c.ConsulDNSPort = 53 }},
@@ -189,8 +191,9 @@ func TestFlagErrors(t *testing.T) {
 		"argument":             {[]string{required, "x"}, []string{`"x"`, "flags only"}},
 		"no addresses":         {nil, []string{"--consul-addresses is not set"}},
 		"empty addresses":      {[]string{"--consul-addresses="}, []string{"--consul-addresses: an address is empty"}},
-		"address with port":    {[]string{"--consul-addresses=a:8500"}, []string{`"a:8500" has a port`, "--consul-http-port"}},
-		"v6 with port":         {[]string{"--consul-addresses=[::1]:8500"}, []string{"has a port"}},
+		"address with no port": {[]string{"--consul-addresses=a:http"}, []string{`"a:http"`, "is not a port"}},
+		"name that is none":    {[]string{"--consul-addresses=a b:8500"}, []string{`"a b" is neither`}},
+		"v6 with port 0":       {[]string{"--consul-addresses=[::1]:0"}, []string{"from 1 to 65535"}},
 		"no command":           {[]string{"--consul-addresses=exec= "}, []string{"nothing after exec="}},
 		"command in a list":    {[]string{"--consul-addresses=a,exec=b"}, []string{"stands alone"}},
 		"half an address":      {[]string{"--consul-addresses=10.0.0"}, []string{"not an IP address"}},

@@ -44,16 +44,28 @@ func parseAddresses(v string) (Addresses, error) {
 	return a, nil
 }
 
+// parseHost takes an address or a name, with a port of its own or without.
 func parseHost(v string) (string, error) {
+	host, port, err := net.SplitHostPort(v)
+	if err != nil || host == "" {
+		return parseBareHost(v)
+	}
+	if _, err := parsePort(port); err != nil {
+		return "", fmt.Errorf("%q: %w", v, err)
+	}
+	if host, err = parseBareHost(host); err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(host, port), nil
+}
+
+func parseBareHost(v string) (string, error) {
 	bare := strings.TrimSuffix(strings.TrimPrefix(v, "["), "]")
 	if ip, err := netip.ParseAddr(bare); err == nil {
 		if ip.IsUnspecified() {
 			return "", fmt.Errorf("%s is no server's address", v)
 		}
 		return ip.String(), nil
-	}
-	if host, _, err := net.SplitHostPort(v); err == nil && host != "" {
-		return "", fmt.Errorf("%q has a port; leave it out and set --consul-http-port and --consul-grpc-port", v)
 	}
 	switch {
 	case v == "":
