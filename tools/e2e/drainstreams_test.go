@@ -124,7 +124,7 @@ func TestADrainKeepsItsPace(t *testing.T) {
 
 	began := time.Now()
 	w.cli("drain", victim.Name, "--no-wait")
-	if took := time.Since(began); took > time.Second {
+	if took := time.Since(began); took > 2*time.Second { // five a second go
 		t.Errorf("--no-wait waited for %v", took)
 	}
 	w.eventually(5*time.Second, func() error {

@@ -1,0 +1,130 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/testbed/bed"
+	"github.com/lictor-mesh/lictor/tools/testbed/pki"
+)
+
+// A lictord that cannot verify the servers says why, each time in another
+// sentence, and lets nothing through: neither a connection nor a bootstrap.
+func TestServersThatCannotBeVerified(t *testing.T) {
+	w := newWorld(t, 60*time.Second, bed.ClusterOptions{
+		Servers: 1, TLS: bed.MutualTLS, ACL: true,
+		Config: map[string]any{"addresses": map[string]any{"http": "0.0.0.0"}}, // plain HTTP beside HTTPS
+	})
+	foreign, err := pki.NewCA("foreign")
+	w.must(err)
+	files, err := w.cluster.ClientFiles(filepath.Join(w.host.Dir, "other"), "lictor.other")
+	w.must(err)
+	wrong := filepath.Join(w.host.Dir, "foreign.pem")
+	w.must(os.WriteFile(wrong, foreign.PEM(), 0o644))
+	port := fmt.Sprintf("--consul-http-port=%d", bed.HTTPSPort)
+	show := []string{"--tls-cert=" + files.Cert(), "--tls-key=" + files.Key()}
+
+	for _, tt := range []struct {
+		name string
+		args []string
+		says string
+	}{
+		{"another-ca", append(show, port, "--ca-certs="+wrong, "--tls-server-name="+bed.ServerName), "unknown authority"},
+		{"another-name", append(show, port, "--ca-certs="+files.CA(), "--tls-server-name=server.dc2.consul"), "certificate for other names than server.dc2.consul"},
+		{"no-certificate", []string{port, "--ca-certs=" + files.CA(), "--tls-server-name=" + bed.ServerName}, "may want a client certificate"},
+		{"no-tls", append(show, "--consul-http-port=8500", "--ca-certs="+files.CA(), "--tls-server-name="+bed.ServerName), "does not speak TLS"},
+		{"tls-is-disabled", []string{"--tls-disabled", port}, "wants TLS on this port"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := w.in(t)
+			host := w.newHost(tt.name)
+			l := w.startLictor(host, bed.LictorOptions{Cluster: w.cluster, NoTLS: true, Args: tt.args})
+			t.Cleanup(func() { _ = l.Kill() })
+			w.troubled(l, tt.says)
+			w.metric(l, `^lictor_consul_query_errors_total(\{.*\})? `, 1)
+			w.nothingPasses(l, host)
+		})
+	}
+}
+
+// troubled waits until a daemon's status and its log have words for what is wrong.
+func (w *world) troubled(l *bed.Lictor, words ...string) {
+	w.Helper()
+	has := func(what, text string) error {
+		for _, word := range words {
+			if !strings.Contains(text, word) {
+				return fmt.Errorf("%s lacks %q:\n%s", what, word, text)
+			}
+		}
+		return nil
+	}
+	w.eventually(15*time.Second, func() error {
+		status, err := l.CLI(w.ctx, l.Host.Node, "status")
+		if err != nil && len(status) == 0 {
+			return err
+		}
+		log, err := os.ReadFile(l.Process().Log)
+		if err != nil {
+			return err
+		}
+		return errors.Join(has("lictor status", string(status)), has("the log", string(log)))
+	})
+}
+
+// metric waits until the samples whose lines match add up to so much at least.
+func (w *world) metric(l *bed.Lictor, pattern string, least float64) {
+	w.Helper()
+	samples := regexp.MustCompile(`(?m)` + pattern + `.*$`)
+	w.eventually(10*time.Second, func() error {
+		page, err := l.Get(w.ctx, "/metrics")
+		if err != nil {
+			return err
+		}
+		sum := 0.0
+		for _, line := range samples.FindAllString(string(page), -1) {
+			n, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
+			if err != nil {
+				return err
+			}
+			sum += n
+		}
+		if sum < least {
+			return fmt.Errorf("the samples of %s add up to %v, want %v", pattern, sum, least)
+		}
+		return nil
+	})
+}
+
+// nothingPasses fails the test when a proxy of that host gets a connection to a
+// server, or a bootstrap.
+func (w *world) nothingPasses(l *bed.Lictor, host *bed.Host) {
+	w.Helper()
+	client := l.Client()
+	defer client.Close()
+	pod, err := host.NewPod(host.Name + "-pod")
+	w.must(err)
+	r, err := client.Register(w.ctx, "web-sidecar-proxy", v1.RegisterRequest{NodeName: host.Name + "-virtual", Netns: pod.Netns.Path})
+	w.must(err)
+	got, err := pod.Connect(w.ctx, bed.Connect{To: netip.AddrPortFrom(netip.MustParseAddr(r.VIP), r.Port)})
+	w.must(err)
+	if got.Errno != unix.ECONNREFUSED && got.Errno != unix.EPERM {
+		w.Errorf("a connect to the VIP ends with errno %v at %v", got.Errno, got.Server)
+	}
+	ctx, cancel := context.WithTimeout(w.ctx, 5*time.Second)
+	defer cancel()
+	if doc, err := client.Bootstrap(ctx, "web-sidecar-proxy"); err == nil {
+		w.Errorf("a bootstrap is handed out: %s", doc)
+	}
+}
