@@ -26,30 +26,25 @@ type KVPair struct {
 	Key     string
 	Value   []byte
 	Session string // that holds it, "" for none
+	// ModifyIndex is Consul's index of the change that made it so.
+	ModifyIndex uint64
 }
 
 // KVList is what the KV store has under a prefix.
 type KVList struct {
 	Pairs []KVPair // by key
-	// Index is what the next query that is to block waits for. It is above 1 once
-	// anything was ever written to the store.
+	// Index is what the next query that is to block waits for.
 	Index uint64
 	// Filtered says that ACLs hid some: what is missing may be there.
 	Filtered bool
 }
 
-// KVList lists what is under a prefix. With index, unless 0, it blocks until
-// something there has another one, five minutes at most. It asks the server that
-// is followed, and ends with an error when another one is. Without fresh any
-// server with a leader may answer out of what it has, a moment old; fresh asks
-// the leader, and the leader asks whether it is still that.
-func (c *Catalog) KVList(ctx context.Context, prefix string, index uint64, fresh bool) (KVList, error) {
-	query := url.Values{"recurse": {""}}
-	if fresh {
-		query.Set("consistent", "")
-	} else {
-		query.Set("stale", "")
-	}
+// KVList lists what is under a prefix, as the server that is followed knows it,
+// which may be a moment behind. With index, unless 0, it blocks until something
+// there has another one, five minutes at most, and ends with an error when
+// another server is followed.
+func (c *Catalog) KVList(ctx context.Context, prefix string, index uint64) (KVList, error) {
+	query := url.Values{"recurse": {""}, "stale": {""}}
 	limit := c.timing.answer
 	if index > 0 {
 		query.Set("index", strconv.FormatUint(index, 10))
@@ -68,12 +63,15 @@ func (c *Catalog) KVList(ctx context.Context, prefix string, index uint64, fresh
 	return KVList{Pairs: found, Index: nextIndex(index, got), Filtered: filtered(a.header)}, nil
 }
 
-// KVGet reads a key, as the leader knows it; found is false where there is none.
+// KVGet reads a key, as the leader knows it. found is false where there is none,
+// and ModifyIndex says then as of which change of the store that is so: the last
+// one, which in the life of a Consul never goes back.
 func (c *Catalog) KVGet(ctx context.Context, key string) (pair KVPair, found bool, err error) {
 	var pairs []KVPair
 	a, err := c.ask(ctx, c.timing.answer, http.MethodGet, "/v1/kv/"+escapeKey(key), url.Values{"consistent": {""}}, nil, &pairs)
 	if a.notFound {
-		return KVPair{}, false, nil
+		index, _ := strconv.ParseUint(a.header.Get("X-Consul-Index"), 10, 64) // 0 is none
+		return KVPair{Key: key, ModifyIndex: index}, false, nil
 	}
 	if err != nil || len(pairs) == 0 {
 		return KVPair{}, false, err

@@ -21,13 +21,16 @@ const (
 // FleetStatus says how this host takes part in the fleet, for GET /v1/status.
 type FleetStatus struct {
 	State FleetState `json:"state"`
-	// Why is a sentence that says why it is off, cut, or only half of it works,
-	// and what to do; "" when nothing is amiss.
-	Why      string    `json:"why,omitempty"`
-	Drains   int       `json:"drains"`               // of the fleet, in force on this host
-	Waiting  []string  `json:"waiting,omitempty"`    // servers drained for the fleet that this host has never seen
+	// Why is a sentence that says why it is off or cut, or that only half of it
+	// works, and what to do to have it; "" when it all works.
+	Why string `json:"why,omitempty"`
+	// Problem is a sentence about what is wrong and must not stay so: two hosts of
+	// one name, a drain that could not be applied. "" when nothing is.
+	Problem  string    `json:"problem,omitempty"`
+	Drains   []string  `json:"drains,omitempty"`     // servers drained for the fleet, in force on this host
+	Waiting  []string  `json:"waiting,omitempty"`    // those drained for it that this host has never seen
 	Reported time.Time `json:"reported_at,omitzero"` // when this host's report was last written
-	Read     time.Time `json:"drains_at,omitzero"`   // when the fleet's drains were last known to be current
+	Read     time.Time `json:"drains_at,omitzero"`   // when the fleet's drains were last read
 }
 
 // Fleet answers GET /v1/fleet: what the hosts report of themselves, by name, and
