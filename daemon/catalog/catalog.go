@@ -76,6 +76,9 @@ type Catalog struct {
 	// resolved tells follow, when it has no address at all, that there is one.
 	resolved chan struct{}
 
+	grpcConns grpcConns     // for questions about proxies
+	paramTurn atomic.Uint64 // of the server that such a question begins with
+
 	errors atomic.Uint64
 	mu     sync.Mutex // guards what follows
 	status Status
@@ -193,6 +196,7 @@ func New(cfg Config) (*Catalog, error) {
 // after all that it started has ended.
 func (c *Catalog) Run(ctx context.Context) error {
 	defer c.client.CloseIdleConnections()
+	defer c.grpcConns.close()
 	var wg sync.WaitGroup
 	wg.Go(func() { c.resolveLoop(ctx) })
 	if !c.cfg.WatchDisabled {

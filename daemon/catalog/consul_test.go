@@ -69,20 +69,7 @@ func TestRealConsul(t *testing.T) {
 		acl { enabled = true  default_policy = "allow"
 		      tokens { initial_management = "11111111-2222-3333-4444-555555555555" } }
 	`, p...))
-	var log bytes.Buffer
-	cmd := exec.Command(binary, "agent", "-server", "-bootstrap-expect=1", "-node=first", "-bind=127.0.0.1",
-		"-data-dir="+filepath.Join(dir, "data"), "-config-dir="+dir)
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // killed
-		if t.Failed() {
-			t.Logf("consul says:\n%s", log.String())
-		}
-	})
+	runConsul(t, binary, dir)
 
 	addr := fmt.Sprintf("127.0.0.1:%d", p[0])
 	c := start(t, Config{Addresses: addr, TLS: TLS{Disabled: true}, Dial: dialLoopback}, func(tm *timing) { tm.wait = time.Minute })
@@ -129,6 +116,26 @@ func TestRealConsul(t *testing.T) {
 	none(t, denied)
 	// The stream is for any valid token, but not for none.
 	streamOfRealConsul(t, p[1], token)
+}
+
+// runConsul runs a lone server, with the configuration in dir, until the test's
+// end.
+func runConsul(t *testing.T, binary, dir string) {
+	t.Helper()
+	var log bytes.Buffer
+	cmd := exec.Command(binary, "agent", "-server", "-bootstrap-expect=1", "-node=first", "-bind=127.0.0.1",
+		"-data-dir="+filepath.Join(dir, "data"), "-config-dir="+dir)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+		if t.Failed() {
+			t.Logf("consul says:\n%s", log.String())
+		}
+	})
 }
 
 // deniedToken is the file of a token that may read nothing.

@@ -43,6 +43,18 @@ func explain(target string, err error) error {
 	return &Problem{Sentence: "the Consul server at " + target + " " + reason(err), Err: err}
 }
 
+// explainGRPC does the same where the port is that of gRPC.
+func explainGRPC(target string, err error) error {
+	var noTLS tls.RecordHeaderError
+	switch {
+	case errors.As(err, &noTLS):
+		return &Problem{Sentence: "the Consul server at " + target + " does not speak TLS on its gRPC port: give the one with TLS by --consul-grpc-port, or set --tls-disabled", Err: err}
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return &Problem{Sentence: "the Consul server at " + target + " refuses the connection: check that it runs, and --consul-grpc-port", Err: err}
+	}
+	return explain(target, err)
+}
+
 func reason(err error) string {
 	var (
 		unknownCA x509.UnknownAuthorityError

@@ -56,6 +56,15 @@ func (c *Catalog) handshake(ctx context.Context, addr string, protocols ...strin
 		return nil, err
 	}
 	config.NextProtos = protocols
+	conn, err := c.handshakeWith(ctx, addr, config)
+	if err != nil {
+		return nil, err // and no nil *tls.Conn in an interface
+	}
+	return conn, nil
+}
+
+// handshakeWith connects with TLS of one's own.
+func (c *Catalog) handshakeWith(ctx context.Context, addr string, config *tls.Config) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timing.dial)
 	defer cancel()
 	raw, err := c.cfg.Dial(ctx, "tcp", addr)

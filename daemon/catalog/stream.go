@@ -152,7 +152,7 @@ func (d *grpcDialer) explain(err error) error {
 	dialErr := d.err
 	d.mu.Unlock()
 	if dialErr != nil {
-		return explain(d.target, dialErr)
+		return explainGRPC(d.target, dialErr)
 	}
 	var what string
 	switch status.Code(err) {

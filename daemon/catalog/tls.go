@@ -17,7 +17,9 @@ type TLS struct {
 	Cert     string // PEM file of the client's certificate, "" for none
 	Key      string // PEM file of its key
 	// ServerName to be found in the servers' certificates, as in
-	// server.dc1.consul; "" means the address or name they are reached at.
+	// server.dc1.consul; "" means the address or name they are reached at. The
+	// Envoys, which reach them by a VIP, verify ServerName, or else what the
+	// function of that name makes.
 	ServerName string
 }
 
