@@ -3,7 +3,10 @@ package daemon
 import (
 	"errors"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/owners"
@@ -111,6 +114,80 @@ func TestErrorsHaveProblems(t *testing.T) {
 	}
 	if problem(nil) != nil {
 		t.Error("nothing is a problem")
+	}
+}
+
+// What lictord does with root's rights is not for callers without them.
+func TestWhatOthersThanRootMayAskFor(t *testing.T) {
+	static := &v1.Credential{Credential: state.Credential{Type: state.CredentialStatic}, Token: "t"}
+	for name, tc := range map[string]struct {
+		uid uint32
+		req v1.RegisterRequest
+		is  error
+	}{
+		"nothing":                 {1000, v1.RegisterRequest{}, nil},
+		"a process":               {1000, v1.RegisterRequest{Process: true, Credential: static}, nil},
+		"a credential for nobody": {1000, v1.RegisterRequest{Credential: static}, server.ErrInvalid},
+		"no credential":           {1000, v1.RegisterRequest{Credential: &v1.Credential{}}, nil},
+		"a credential, root":      {0, v1.RegisterRequest{Credential: static}, nil},
+		"a high port":             {1000, v1.RegisterRequest{Envoy: &v1.EnvoySettings{GracefulBind: "127.0.0.1:20600"}}, nil},
+		"a low port":              {1000, v1.RegisterRequest{Envoy: &v1.EnvoySettings{GracefulBind: "127.0.0.1:80"}}, server.ErrForbidden},
+		"a low port, root":        {0, v1.RegisterRequest{Envoy: &v1.EnvoySettings{GracefulBind: "127.0.0.1:80"}}, nil},
+	} {
+		if err := mayAsk(server.Caller{UID: tc.uid}, tc.req); !errors.Is(err, tc.is) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestTheRequestOfAProcess(t *testing.T) {
+	b := backend{&Daemon{resolver: owners.Resolver{BootID: "boot"}}}
+	b.cfg.NodeName = "host-1"
+	caller := server.Caller{UID: 5995, GID: 5996, PID: 77, Start: 1234, NetnsCookie: 7, NetnsInode: 8}
+	settings := &v1.EnvoySettings{AdminBind: "127.0.0.1:19001"}
+	ask, err := b.request(caller, "web", v1.RegisterRequest{Process: true, Envoy: settings})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := state.Process{PID: 77, Start: 1234, BootID: "boot", UID: 5995, GID: 5996}
+	if ask.Process == nil || *ask.Process != want || ask.Envoy != settings || ask.UID != 5995 || ask.Node != "host-1" || ask.Credential != nil {
+		t.Errorf("request %+v", ask)
+	}
+	if !ask.ProcessGone(state.Process{PID: 77, BootID: "the boot before"}) {
+		t.Error("a process of another boot is there")
+	}
+	if _, err := b.request(caller, registry.AdoptedPrefix+"x", v1.RegisterRequest{}); !errors.Is(err, server.ErrInvalid) {
+		t.Errorf("an id of the daemon's own: %v", err)
+	}
+}
+
+// A host full of proxies with one trouble is one sentence, with the proxy that
+// has had it for longest; each trouble has one.
+func TestTroubleInSentences(t *testing.T) {
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	trouble := func(id string, kind state.CredentialState, minute int) registry.View {
+		v := view(both)
+		v.ID, v.CredentialState, v.CredentialProblem = id, kind, "because of "+id
+		v.CredentialSince = at.Add(time.Duration(minute) * time.Minute)
+		return v
+	}
+	var st v1.Status
+	credentialStatus(&st, []registry.View{
+		view(both), trouble("well", state.CredentialOK, 0),
+		trouble("late", state.CredentialRefused, 9), trouble("a", state.CredentialRefused, 2), trouble("b", state.CredentialRefused, 2),
+		trouble("ca", state.CredentialWrongCA, 1),
+		trouble("n1", state.CredentialNoTLS, 1), trouble("n2", state.CredentialNoTLS, 3),
+	})
+	want := []string{
+		"Proxy a gets no configuration from Consul (refused): because of a; 2 more proxies have the same trouble, see `lictor proxies`.",
+		"Proxy ca gets no configuration from Consul (wrong-ca): because of ca.",
+		"Proxy n1 gets no configuration from Consul (no-tls): because of n1; one more proxy has the same trouble, see `lictor proxies`.",
+	}
+	if !slices.Equal(st.Problems, want) {
+		t.Errorf("problems:\n%s", strings.Join(st.Problems, "\n"))
+	}
+	if n := st.Proxies.Credentials; n[state.CredentialOK] != 1 || n[state.CredentialRefused] != 3 || len(n) != 4 {
+		t.Errorf("counts %v", n)
 	}
 }
 

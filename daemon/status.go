@@ -148,6 +148,7 @@ func (b backend) proxyStatus(ctx context.Context, st *v1.Status) error {
 			st.Proxies.NoOwner++
 		}
 	}
+	credentialStatus(st, views)
 	snap, err := b.registry.Snapshot(ctx)
 	if err != nil {
 		return problem(err)
