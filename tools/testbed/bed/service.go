@@ -135,6 +135,20 @@ func (c *Cluster) SetConfig(ctx context.Context, entry api.ConfigEntry) error {
 	return nil
 }
 
+// SetRawConfig writes a config entry as Consul's API has it: the client's types
+// have fields that this Consul does not know, and what is wrong cannot be said in
+// them.
+func (c *Cluster) SetRawConfig(ctx context.Context, entry map[string]any) error {
+	err := c.write(ctx, func(client *api.Client) error {
+		_, err := client.Raw().Write("/v1/config", entry, nil, (&api.WriteOptions{}).WithContext(ctx))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("set config entry %v/%v: %w", entry["Kind"], entry["Name"], err)
+	}
+	return nil
+}
+
 // Intend sets whether one service may call another; "*" is any.
 func (c *Cluster) Intend(ctx context.Context, source, destination string, action api.IntentionAction) error {
 	return c.SetConfig(ctx, &api.ServiceIntentionsConfigEntry{
