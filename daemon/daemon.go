@@ -23,6 +23,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/owners"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/server"
+	"github.com/lictor-mesh/lictor/daemon/statuspage"
 	"github.com/lictor-mesh/lictor/daemon/version"
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state/journal"
@@ -41,6 +42,7 @@ type Daemon struct {
 	drains   *drain.Closer
 	metrics  *metrics.Metrics
 	server   *server.Server
+	page     *statuspage.Page
 	hub      connections.Hub
 	attached attachment
 }
@@ -87,9 +89,10 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 	// A start that cannot have its socket or its address leaves the kernel
 	// alone; whoever calls meanwhile waits for Run.
 	d.metrics = metrics.New(version.Version())
+	d.page = statuspage.New(statuspage.Config{Source: backend{d}, Logger: logger})
 	api := server.New(server.Config{
 		Backend: backend{d}, Logger: logger,
-		Socket: d.cfg.Socket, HTTPAddr: d.cfg.HTTPAddr, Metrics: d.metrics.Handler(),
+		Socket: d.cfg.Socket, HTTPAddr: d.cfg.HTTPAddr, Metrics: d.metrics.Handler(), Page: d.page,
 	})
 	if err := api.Listen(); err != nil {
 		return err
@@ -161,6 +164,7 @@ func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
 		{"presence", d.watchPresence(logger)},
 		{"drain", d.drains.Run},
 		{"api", d.server.Run},
+		{"statuspage", d.page.Run},
 	} {
 		group.Go(func() error {
 			if err := component.run(ctx); err != nil && !errors.Is(err, context.Canceled) {

@@ -1,22 +1,12 @@
 package server
 
 import (
-	_ "embed"
 	"encoding/json"
-	"html/template"
 	"net/http"
 	"strings"
-	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
-
-//go:embed status.html
-var statusPage string
-
-var statusTemplate = template.Must(template.New("status").Funcs(template.FuncMap{
-	"when": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") },
-}).Parse(statusPage))
 
 // pagesHandler routes the read-only pages: nothing here changes anything, and
 // nothing here tells more than the names, addresses and counts of a status.
@@ -29,7 +19,9 @@ func (s *Server) pagesHandler() *http.ServeMux {
 		writeBody(w, http.StatusOK, textPlain, []byte("ok\n"))
 	})
 	mux.HandleFunc("GET /readyz", s.readyz)
-	mux.HandleFunc("GET /{$}", s.page)
+	if s.cfg.Page != nil {
+		s.cfg.Page.Mount(mux)
+	}
 	return mux
 }
 
@@ -62,22 +54,4 @@ func (s *Server) readyz(w http.ResponseWriter, r *http.Request) {
 	}
 	lines := append([]string{word}, status.Problems...)
 	writeBody(w, code, textPlain, []byte(strings.Join(lines, "\n")+"\n"))
-}
-
-// page shows the status to people.
-func (s *Server) page(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := s.bounded(r)
-	defer cancel()
-	status, err := s.currentStatus(ctx)
-	if err != nil {
-		s.writeError(w, r, err)
-		return
-	}
-	var body strings.Builder
-	if err := statusTemplate.Execute(&body, status); err != nil {
-		s.writeError(w, r, err)
-		return
-	}
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
-	writeBody(w, http.StatusOK, "text/html; charset=utf-8", []byte(body.String()))
 }

@@ -15,6 +15,7 @@ func TestPages(t *testing.T) {
 		s.cfg.Metrics = http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, "lictor_journal_seq 7\n")
 		})
+		s.cfg.Page = page{}
 	})
 	client := http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for _, tc := range []struct {
@@ -30,8 +31,7 @@ func TestPages(t *testing.T) {
 		{"GET", "/readyz", "application/json", nil, 200, `{"ready":true,"problems":[]}`},
 		{"GET", "/readyz", "", errors.New("it burns"), 503, "not ready\nthe daemon cannot tell its status: it burns\n"},
 		{"GET", "/readyz", "application/json", errors.New("it burns"), 503, `"ready":false`},
-		{"GET", "/", "", nil, 200, "lictord on host-1"},
-		{"GET", "/", "", errors.New("it burns"), 500, "urn:lictor:problem:internal"},
+		{"GET", "/", "", nil, 200, "a page"},
 		{"GET", "/v1/status", "", nil, 404, "no-such-call"},
 		{"PUT", "/v1/proxies/a", "", nil, 404, "no-such-call"},
 		{"POST", "/readyz", "", nil, 405, "method-not-allowed"},
@@ -53,4 +53,11 @@ func TestPages(t *testing.T) {
 			t.Errorf("%s %s (%s) = %d %q, %v, want %d %q", tc.method, tc.path, tc.accept, answer.StatusCode, body, err, tc.status, tc.says)
 		}
 	}
+}
+
+// page is a status page.
+type page struct{}
+
+func (page) Mount(mux *http.ServeMux) {
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "a page") })
 }

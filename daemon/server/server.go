@@ -21,6 +21,9 @@ type Config struct {
 	HTTPAddr string
 	// Metrics answers /metrics on HTTPAddr; nil means that there are none.
 	Metrics http.Handler
+	// Page is the status page, at / of HTTPAddr; nil means that there is none.
+	// When the daemon stops it ends its answers by itself.
+	Page interface{ Mount(mux *http.ServeMux) }
 }
 
 // timing is the time within which a client must do its part. A client that is
