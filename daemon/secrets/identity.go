@@ -1,0 +1,123 @@
+// Package secrets writes the files that a proxy reads its secrets from, and
+// reads the files that a caller names, as the caller sees them and with no more
+// rights than the caller has.
+package secrets
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Identity is with whose rights files are opened. The zero value is root
+// without capabilities.
+type Identity struct {
+	UID, GID uint32
+	Groups   []uint32 // supplementary
+	// caps are the capabilities over files that a process of our own user
+	// namespace has, to read and to write what it may.
+	caps uint64
+}
+
+// fileCaps are those that open files: never those that trace processes, enter
+// namespaces or do anything else that the daemon may.
+const fileCaps = 1<<unix.CAP_DAC_OVERRIDE | 1<<unix.CAP_DAC_READ_SEARCH | 1<<unix.CAP_FOWNER
+
+// self is the daemon's own identity.
+func self() Identity {
+	return Identity{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid()), caps: fileCaps}
+}
+
+// do calls a function with the rights of an identity. Whoever is not root has
+// its own rights only and can take on no other identity.
+func (i Identity) do(call func() error) error {
+	if os.Geteuid() != 0 {
+		if i.UID != uint32(os.Geteuid()) {
+			return fmt.Errorf("open files as uid %d: lictord does not run as root", i.UID)
+		}
+		return call()
+	}
+	result := make(chan error, 1)
+	go func() {
+		// What follows is of this thread alone. A thread that cannot be made what
+		// it was ends with the goroutine, for it stays locked.
+		runtime.LockOSThread()
+		restore, err := i.assume()
+		if err == nil {
+			err = call()
+		}
+		if restore() {
+			runtime.UnlockOSThread()
+		}
+		result <- err
+	}()
+	return <-result
+}
+
+// assume makes the thread act on files as the identity does; capabilities go
+// last, as the steps before need them.
+func (i Identity) assume() (restore func() bool, err error) {
+	var was [2]unix.CapUserData
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3} // pid 0: this thread
+	groups, err := unix.Getgroups()
+	if err != nil {
+		return func() bool { return false }, os.NewSyscallError("getgroups", err)
+	}
+	if err := unix.Capget(&header, &was[0]); err != nil {
+		return func() bool { return false }, os.NewSyscallError("capget", err)
+	}
+	restore = func() bool {
+		own := make([]uint32, len(groups))
+		for n, g := range groups {
+			own[n] = uint32(g)
+		}
+		failed := unix.Capset(&header, &was[0]) != nil
+		failed = setFS(unix.SetfsuidRetUid, 0) != nil || failed
+		failed = setFS(unix.SetfsgidRetGid, uint32(os.Getegid())) != nil || failed
+		failed = setGroups(own) != nil || failed
+		// setfsuid raises capabilities over files: those that we had, no others.
+		return unix.Capset(&header, &was[0]) == nil && !failed
+	}
+	if err := setGroups(i.Groups); err != nil {
+		return restore, err
+	}
+	if err := setFS(unix.SetfsgidRetGid, i.GID); err != nil {
+		return restore, err
+	}
+	if err := setFS(unix.SetfsuidRetUid, i.UID); err != nil {
+		return restore, err
+	}
+	now := was
+	now[0].Effective = was[0].Permitted & uint32(i.caps&fileCaps)
+	now[1].Effective = was[1].Permitted & uint32(i.caps&fileCaps>>32)
+	return restore, os.NewSyscallError("capset", unix.Capset(&header, &now[0]))
+}
+
+// setFS sets a file system id and makes sure of it: the call does not say
+// whether it did.
+func setFS(set func(int) (int, error), id uint32) error {
+	_, _ = set(int(id)) // the former id
+	if now, _ := set(-1); uint32(now) != id {
+		return fmt.Errorf("open files as id %d: the kernel refuses", id)
+	}
+	return nil
+}
+
+// setGroups is of the thread, unlike that of package syscall.
+func setGroups(groups []uint32) error {
+	var first unsafe.Pointer
+	if len(groups) > 0 {
+		first = unsafe.Pointer(&groups[0])
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(first), 0); errno != 0 {
+		return os.NewSyscallError("setgroups", errno)
+	}
+	return nil
+}
+
+// errNoFile says that a path names no regular file.
+var errNoFile = errors.New("is no regular file")
