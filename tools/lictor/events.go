@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -139,64 +138,6 @@ func (a *app) showEvent(event v1.JournalEvent) error {
 		a.clock(event.Time), event.Seq, clean(event.Kind), clean(eventText(event)))
 	return written(err)
 }
-
-// eventData is what any event of the journal may say, by its names there.
-type eventData struct {
-	ID     string   `json:"id"`
-	By     string   `json:"by"`
-	Reason string   `json:"reason"`
-	Ranked []string `json:"ranked"`
-	Server *struct {
-		ID    string `json:"id"`
-		Addr4 string `json:"addr4"`
-		Addr6 string `json:"addr6"`
-		Port  uint16 `json:"port"`
-	} `json:"server"`
-	Proxy *struct {
-		ID   string `json:"id"`
-		Node string `json:"node"`
-		VIP  string `json:"vip"`
-		VIP6 string `json:"vip6"`
-	} `json:"proxy"`
-	Owner *struct {
-		Kind string `json:"kind"`
-		Path string `json:"path"`
-	} `json:"owner"`
-	Known *bool `json:"known"`
-}
-
-// eventText says in a few words what an event says. One of a kind that this
-// version does not know is shown as it is.
-func eventText(event v1.JournalEvent) string {
-	var d eventData
-	if err := json.Unmarshal(event.Data, &d); err != nil {
-		return string(event.Data)
-	}
-	switch {
-	case d.Server != nil:
-		return fmt.Sprintf("%s at %s port %d", d.Server.ID, words(d.Server.Addr4, d.Server.Addr6), d.Server.Port)
-	case d.Proxy != nil:
-		return fmt.Sprintf("%s of node %s: VIP %s", d.Proxy.ID, d.Proxy.Node, words(d.Proxy.VIP, d.Proxy.VIP6))
-	case event.Kind == "Placed" && len(d.Ranked) == 0:
-		return fmt.Sprintf("%s: no server (%s)", d.ID, d.Reason)
-	case event.Kind == "Placed":
-		return fmt.Sprintf("%s: %s (%s)", d.ID, strings.Join(d.Ranked, ", "), d.Reason)
-	case d.Owner != nil:
-		return fmt.Sprintf("%s: owner is %s", d.ID, words(d.Owner.Kind, d.Owner.Path))
-	case d.Known != nil && *d.Known:
-		return d.ID + ": Consul knows it"
-	case d.By != "":
-		return fmt.Sprintf("%s by %s", d.ID, d.By)
-	case d.Reason != "":
-		return fmt.Sprintf("%s (%s)", d.ID, d.Reason)
-	case d.ID != "":
-		return d.ID
-	}
-	return string(event.Data)
-}
-
-// words joins what is not empty.
-func words(all ...string) string { return strings.Join(strings.Fields(strings.Join(all, " ")), " ") }
 
 // showConnection writes one connection event.
 func (a *app) showConnection(e v1.ConnectionEvent) error {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -121,7 +122,8 @@ func (a *app) showProxies(proxies []v1.Proxy) {
 		return
 	}
 	t := table{heads: []string{"PROXY", "NODE", "NAMESPACE", "PARTITION", "VIP", "VIP6", "PORT", "OWNER", "STATE",
-		"SERVER", "NEXT", "HELD DOWN", "ACTIVE", "TOTAL", "FAILED", "BOUNCED", "REASON", "PLACED", "AGE"}}
+		"SERVER", "NEXT", "HELD DOWN", "ACTIVE", "TOTAL", "FAILED", "BOUNCED", "REASON", "PLACED",
+		"CREDENTIAL", "PID", "AGE"}}
 	for _, p := range proxies {
 		first, next := "", ""
 		if len(p.Servers) > 0 {
@@ -129,9 +131,30 @@ func (a *app) showProxies(proxies []v1.Proxy) {
 		}
 		t.add(p.ProxyID, p.NodeName, p.Namespace, p.Partition, p.VIP, p.VIP6, p.Port, ownerText(p.Owner), p.State,
 			first, next, strings.Join(p.HeldDown, ","), p.Active, p.Total, p.Failed, p.Bounced,
-			p.Reason, a.age(p.PlacedAt), a.age(p.Registered))
+			p.Reason, a.age(p.PlacedAt), credentialText(p), processText(p.Process), a.age(p.Registered))
 	}
 	t.print(a.stdout)
+}
+
+// credentialText says how a proxy stands with its credential: "login ok".
+func credentialText(p v1.Proxy) string {
+	if p.CredentialType == "" {
+		return string(p.CredentialState) // trouble with TLS needs no credential
+	}
+	return string(p.CredentialType) + " " + cmp.Or(string(p.CredentialState), "not tried yet")
+}
+
+// processText is a pid, and what is with it when it does not simply run.
+func processText(p *v1.Process) string {
+	switch {
+	case p == nil:
+		return ""
+	case !p.Alive:
+		return fmt.Sprintf("%d gone", p.PID)
+	case p.Phase != "":
+		return fmt.Sprintf("%d %s", p.PID, p.Phase)
+	}
+	return strconv.Itoa(p.PID)
 }
 
 func serverIDs(servers []v1.ServerRef) string {

@@ -130,6 +130,11 @@ func proxiesText(p v1.ProxyCounts) string {
 	if p.NoOwner > 0 {
 		text += fmt.Sprintf(", %d waiting for owner", p.NoOwner)
 	}
+	for _, how := range slices.Sorted(maps.Keys(p.Credentials)) {
+		if n := p.Credentials[how]; how != "ok" && n > 0 {
+			text += fmt.Sprintf(", %s %s", count(n, "credential", "credentials"), how)
+		}
+	}
 	return text
 }
 
