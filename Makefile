@@ -129,13 +129,20 @@ define fuzz
 	done
 endef
 
-# Packages one after the other: they load programs, kill servers and measure
-# time, and there may be two cores only. -count=1, as the kernel below is no
-# part of what the go command's cache knows.
+# Packages that wait most of the time and measure none, longest first.
+WAITING := tools/storm tools/testbed/bed tools/demo tools/e2e/input daemon/catalog tools/lictor
+ALL      = $(or $(shell $(GO) list $(PACKAGES)),$(error no package is in $(PACKAGES)))
+WAITERS  = $(filter $(ALL),$(addprefix github.com/lictor-mesh/lictor/,$(WAITING)))
+gotest   = $(if $(2),REQUIRE_PRIVILEGED=1 $(GO) test -p $(1) -count=1 -timeout 20m $(TESTFLAGS) $(2),:)
+
+# Packages that wait run beside each other; the rest one after the other: they
+# load programs, kill servers and measure time, and there may be two cores only.
+# (tools/e2e runs its tests beside each other by itself.) -count=1, as the
+# kernel below is no part of what the go command's cache knows.
 .PHONY: test
 test: root build parts ## everything, with real sockets, Consul and Envoy; needs root
 	$(GO) build ./...
-	REQUIRE_PRIVILEGED=1 $(GO) test -p 1 -count=1 -timeout 20m $(TESTFLAGS) $(PACKAGES)
+	@failed=0; $(call gotest,4,$(WAITERS)) || failed=1; $(call gotest,1,$(filter-out $(WAITERS),$(ALL))) || failed=1; exit $$failed
 	$(if $(TESTFLAGS),,$(call fuzz,$(FUZZBRIEF)))
 
 # As root the capabilities are put down first, so that nothing is attached.

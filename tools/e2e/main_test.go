@@ -14,6 +14,7 @@ func TestMain(m *testing.M) {
 		First: []string{
 			"TestWithoutRoomProxiesWaitForCapacity",
 			"TestAFleetFailsOverWhenConsulAdmitsIt",
+			"TestStreamsStayWhereTheySettled",
 		},
 		Alone: []string{
 			"TestAFullServerSendsItsEnvoysElsewhere",
