@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
 )
@@ -88,6 +89,22 @@ func (l *Lictor) Exec(ctx context.Context, n *Node, o ExecOptions) (*Envoy, erro
 		return nil, err
 	}
 	return &Envoy{Process: p, admin: o.Admin}, nil
+}
+
+// Directory is where the Envoy's bootstrap is, and of one that `lictor exec` became
+// the files with its secrets too. Before it has become Envoy that is an error.
+func (e *Envoy) Directory() (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", e.PID()))
+	if err != nil {
+		return "", fmt.Errorf("find the bootstrap of %s: %w", e.Name, err)
+	}
+	args := strings.Split(string(text), "\x00")
+	for i, arg := range args {
+		if (arg == "--config-path" || arg == "-c") && i+1 < len(args) {
+			return filepath.Dir(args[i+1]), nil
+		}
+	}
+	return "", fmt.Errorf("find the bootstrap of %s: it has not become Envoy", e.Name)
 }
 
 // public is a path of the program that every user can run: the given one, or a
