@@ -41,7 +41,7 @@ type app struct {
 func run(ctx context.Context, env environment, args []string) int {
 	a := &app{environment: env}
 	root := a.root()
-	root.SetArgs(args)
+	root.SetArgs(twoDashes(root, args))
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
 	err := root.ExecuteContext(ctx)
@@ -80,6 +80,7 @@ Exit status: 0; 1 for what was refused or failed; 2 for a wrong command line.`)
 	flags.BoolVar(&a.json, "json", false, "write JSON, for programs")
 	root.AddCommand(
 		a.registerCommand(), a.deregisterCommand(), a.proxiesCommand(), a.bootstrapCommand(), a.historyCommand(),
+		a.execCommand(),
 		a.serversCommand(), a.drainCommand(), a.undrainCommand(),
 		a.statusCommand(), a.eventsCommand(),
 		a.journalCommand(), a.doctorCommand(), a.unloadCommand(), a.versionCommand(), a.completionCommand(),

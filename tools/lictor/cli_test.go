@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,8 +33,10 @@ var today = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"lictor": func() {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-			status := run(ctx, scriptEnvironment(), os.Args[1:])
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			env := scriptEnvironment()
+			env.become = func(p program) error { return become(ctx, stop, p) }
+			status := run(ctx, env, os.Args[1:])
 			stop()
 			os.Exit(status)
 		},
@@ -44,7 +47,7 @@ func TestMain(m *testing.M) {
 // kernel is the file $PROBE, and $UNLOAD says how unloading ends.
 func scriptEnvironment() environment {
 	return environment{
-		stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
 		now: func() time.Time { return today }, zone: time.UTC,
 		probe: func() (found []kernel.Feature) {
 			text, err := os.ReadFile(os.Getenv("PROBE"))

@@ -15,6 +15,7 @@ import (
 
 // environment is all that the commands have of the world outside.
 type environment struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	now            func() time.Time
@@ -22,15 +23,17 @@ type environment struct {
 	terminal       bool           // stderr is one: progress may be drawn over
 	probe          func() []kernel.Feature
 	unload         func(bpffs string) error
+	become         func(program) error // ends this program, unless it fails
 }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends it at once
 	status := run(ctx, environment{
-		stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
+		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
 		now: time.Now, zone: time.Local, terminal: isTerminal(os.Stderr),
 		probe: kernel.Probe, unload: kernel.Unload,
+		become: func(p program) error { return become(ctx, stop, p) },
 	}, os.Args[1:])
 	os.Exit(status)
 }

@@ -179,6 +179,7 @@ func ownerText(o v1.Owner) string {
 
 func (a *app) bootstrapCommand() *cobra.Command {
 	var out string
+	var wait bool
 	c := a.command("bootstrap ID", "write the Envoy bootstrap of a proxy",
 		`Writes the bootstrap document with which Envoy finds its VIP: envoy -c FILE. A file is
 written beside and renamed, readable by its owner only.`,
@@ -186,7 +187,13 @@ written beside and renamed, readable by its owner only.`,
 			if err := checkID("proxy id", args[0]); err != nil {
 				return err
 			}
-			document, err := ask(a, func(c *v1.Client) ([]byte, error) { return c.Bootstrap(ctx, args[0]) })
+			get := func() ([]byte, error) {
+				return ask(a, func(c *v1.Client) ([]byte, error) { return c.Bootstrap(ctx, args[0]) })
+			}
+			if wait {
+				get = func() ([]byte, error) { return a.waitForBootstrap(ctx, args[0]) }
+			}
+			document, err := get()
 			if err != nil {
 				return err
 			}
@@ -197,6 +204,7 @@ written beside and renamed, readable by its owner only.`,
 			return writeFile(out, document)
 		})
 	c.Flags().StringVarP(&out, "output", "o", "", "write to this file instead of stdout")
+	c.Flags().BoolVar(&wait, "wait", false, "wait until lictord answers and Consul knows the proxy")
 	c.ValidArgsFunction = a.completeProxies
 	return c
 }
