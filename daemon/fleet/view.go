@@ -32,7 +32,7 @@ func (m *Manager) Fleet(ctx context.Context) (v1.Fleet, error) {
 	if err != nil {
 		return f, refused("read what is drained for the fleet", err)
 	}
-	if hosts.Filtered || drains.Filtered {
+	if f.Partial = hosts.Filtered || drains.Filtered; f.Partial {
 		f.Status.Why = strings.TrimPrefix(f.Status.Why+
 			"; ACLs hide some of it from this host: give its token key_prefix \"lictor/\" read", "; ")
 	}

@@ -81,7 +81,7 @@ Exit status: 0; 1 for what was refused or failed; 2 for a wrong command line.`)
 	root.AddCommand(
 		a.registerCommand(), a.deregisterCommand(), a.proxiesCommand(), a.bootstrapCommand(), a.historyCommand(),
 		a.execCommand(),
-		a.serversCommand(), a.drainCommand(), a.undrainCommand(),
+		a.serversCommand(), a.drainCommand(), a.undrainCommand(), a.fleetCommand(),
 		a.statusCommand(), a.eventsCommand(),
 		a.journalCommand(), a.doctorCommand(), a.unloadCommand(), a.versionCommand(), a.completionCommand(),
 	)

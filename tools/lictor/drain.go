@@ -23,34 +23,53 @@ const (
 )
 
 func (a *app) drainCommand() *cobra.Command {
-	noWait := false
-	c := a.drainOrUndrain("drain SERVER", "move this host's proxies away from a server",
+	noWait, fleet := false, false
+	c := a.drainOrUndrain("drain SERVER", "move this host's proxies, or all hosts', away from a server",
 		`Moves this host's proxies away from a Consul server, closes their connections to it, a few
 a second and only as long as the other servers take them, and keeps them away until
 "lictor undrain". It holds over restarts of lictord.
 
 It waits until no connection is left, or says how many are and why; lictord goes on closing
-them by itself, also when this command is interrupted.`,
-		func(ctx context.Context, client *v1.Client, id string) error {
-			if err := a.await(func() error { return client.Drain(ctx, id) }); err != nil || noWait {
+them by itself, also when this command is interrupted.
+
+With --fleet it holds for every host, through Consul, and for those to come; a host that
+cannot reach Consul does it when it can. It waits for the hosts that "lictor fleet" lists.`,
+		&fleet, func(ctx context.Context, client *v1.Client, id string) error {
+			drain, wait := client.Drain, a.awaitDrain
+			if fleet {
+				drain, wait = client.DrainFleet, a.awaitFleetDrain
+			}
+			if err := a.await(func() error { return drain(ctx, id) }); err != nil || noWait {
 				return err
 			}
-			return a.awaitDrain(ctx, client, id)
+			return wait(ctx, client, id)
 		})
 	c.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until the connections are closed")
+	c.Flags().BoolVar(&fleet, "fleet", false, "drain it for every host")
 	return c
 }
 
 func (a *app) undrainCommand() *cobra.Command {
-	return a.drainOrUndrain("undrain SERVER", "let proxies use a server again",
-		`Ends a drain. Proxies come back to the server slowly, one after another.`,
-		func(ctx context.Context, client *v1.Client, id string) error {
-			return a.await(func() error { return client.Undrain(ctx, id) })
+	fleet := false
+	c := a.drainOrUndrain("undrain SERVER", "let proxies use a server again",
+		`Ends a drain. Proxies come back to the server slowly, one after another.
+
+With --fleet it ends a drain that was for every host; what was drained on a host alone
+stays so.`,
+		&fleet, func(ctx context.Context, client *v1.Client, id string) error {
+			undrain := client.Undrain
+			if fleet {
+				undrain = client.UndrainFleet
+			}
+			return a.await(func() error { return undrain(ctx, id) })
 		})
+	c.Flags().BoolVar(&fleet, "fleet", false, "end a drain that is for every host")
+	return c
 }
 
-// drainOrUndrain does something to a server and then shows it.
-func (a *app) drainOrUndrain(use, short, long string, do func(context.Context, *v1.Client, string) error) *cobra.Command {
+// drainOrUndrain does something to a server and then shows it, on this host or in
+// the fleet.
+func (a *app) drainOrUndrain(use, short, long string, fleet *bool, do func(context.Context, *v1.Client, string) error) *cobra.Command {
 	c := a.command(use, short, long, func(ctx context.Context, args []string) error {
 		if err := checkID("server id", args[0]); err != nil {
 			return err
@@ -59,6 +78,9 @@ func (a *app) drainOrUndrain(use, short, long string, do func(context.Context, *
 		defer client.Close()
 		if err := do(ctx, client, args[0]); err != nil {
 			return err
+		}
+		if *fleet {
+			return a.showFleetNow(ctx)
 		}
 		servers, err := ask(a, func(c *v1.Client) ([]v1.Server, error) { return c.Servers(ctx) })
 		if err != nil {
@@ -77,6 +99,19 @@ func (a *app) drainOrUndrain(use, short, long string, do func(context.Context, *
 	})
 	c.ValidArgsFunction = a.completeServers
 	return c
+}
+
+// showFleetNow shows the fleet after a change to it.
+func (a *app) showFleetNow(ctx context.Context) error {
+	fleet, err := ask(a, func(c *v1.Client) (v1.Fleet, error) { return c.Fleet(ctx) })
+	if err != nil {
+		return err
+	}
+	if a.json {
+		return a.writeJSON(fleet)
+	}
+	a.showFleet(fleet)
+	return nil
 }
 
 // awaitDrain waits until no connection to a server is left, or until it is plain

@@ -16,6 +16,7 @@ import (
 // environment is all that the commands have of the world outside.
 type environment struct {
 	stdin          io.Reader
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	now            func() time.Time

@@ -41,6 +41,9 @@ type Fleet struct {
 	Hosts  []FleetHost  `json:"hosts"`
 	Drains []FleetDrain `json:"drains"`
 	Now    time.Time    `json:"now"` // on this host
+	// Partial says that ACLs hide some of it from this host: who is not listed may
+	// be there.
+	Partial bool `json:"partial,omitempty"`
 	// Consul is how this host reaches Consul, for a command that asks there with
 	// a token of its own.
 	Consul FleetConsul `json:"consul"`
