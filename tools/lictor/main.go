@@ -16,7 +16,6 @@ import (
 // environment is all that the commands have of the world outside.
 type environment struct {
 	stdin          io.Reader
-	stdin          io.Reader
 	stdout, stderr io.Writer
 	getenv         func(string) string
 	now            func() time.Time
