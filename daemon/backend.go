@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/bootstrap"
+	"github.com/lictor-mesh/lictor/daemon/fleet"
 	"github.com/lictor-mesh/lictor/daemon/owners"
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/daemon/registry"
@@ -58,11 +59,25 @@ func (b backend) Bootstrap(ctx context.Context, _ server.Caller, id string) ([]b
 	return doc, nil
 }
 
-func (b backend) Drain(ctx context.Context, caller server.Caller, id string, drained bool) error {
+// Drain implements server.Backend.
+func (b backend) Drain(ctx context.Context, caller server.Caller, id string, drained, forFleet bool) error {
 	if caller.UID != 0 {
 		return fmt.Errorf("%w: only root drains servers", server.ErrForbidden)
 	}
-	return problem(b.registry.Drain(ctx, id, fmt.Sprintf("uid %d", caller.UID), drained))
+	by := fmt.Sprintf("uid %d", caller.UID)
+	if forFleet {
+		return problem(b.fleet.Drain(ctx, id, by+" on "+b.cfg.NodeName, drained))
+	}
+	if by, held := b.fleet.Holds(id); held && !drained {
+		return fmt.Errorf("%w: %s is drained for the whole fleet, by %s; `lictor undrain %s --fleet` ends that", server.ErrConflict, id, by, id)
+	}
+	return problem(b.registry.Drain(ctx, id, by, drained))
+}
+
+// Fleet implements server.Backend.
+func (b backend) Fleet(ctx context.Context) (v1.Fleet, error) {
+	f, err := b.fleet.Fleet(ctx)
+	return f, problem(err)
 }
 
 func (b backend) Connections(ctx context.Context, fn func(v1.ConnectionEvent) error) error {
@@ -77,6 +92,9 @@ func problem(err error) error {
 		{registry.ErrNotDurable, server.ErrUnavailable},
 		{registry.ErrStopped, server.ErrUnavailable},
 		{registry.ErrPoolFull, server.ErrExhausted},
+		{fleet.ErrForbidden, server.ErrForbidden},
+		{fleet.ErrUnavailable, server.ErrUnavailable},
+		{fleet.ErrUnknown, server.ErrNotFound},
 		{owners.ErrRootOnly, server.ErrForbidden},
 		{owners.ErrInvalid, server.ErrInvalid},
 	} {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/daemon/fleet"
 	"github.com/lictor-mesh/lictor/daemon/owners"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/server"
@@ -102,6 +103,9 @@ func TestErrorsHaveProblems(t *testing.T) {
 		registry.ErrStopped:       server.ErrUnavailable,
 		registry.ErrPoolFull:      server.ErrExhausted,
 		owners.ErrRootOnly:        server.ErrForbidden,
+		fleet.ErrForbidden:        server.ErrForbidden,
+		fleet.ErrUnavailable:      server.ErrUnavailable,
+		fleet.ErrUnknown:          server.ErrNotFound,
 		owners.ErrInvalid:         server.ErrInvalid,
 	} {
 		if got := problem(is); !errors.Is(got, want) || !errors.Is(got, is) {

@@ -19,6 +19,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/config"
 	"github.com/lictor-mesh/lictor/daemon/connections"
 	"github.com/lictor-mesh/lictor/daemon/drain"
+	"github.com/lictor-mesh/lictor/daemon/fleet"
 	"github.com/lictor-mesh/lictor/daemon/metrics"
 	"github.com/lictor-mesh/lictor/daemon/owners"
 	"github.com/lictor-mesh/lictor/daemon/registry"
@@ -40,6 +41,7 @@ type Daemon struct {
 	registry *registry.Registry
 	catalog  *catalog.Catalog
 	drains   *drain.Closer
+	fleet    *fleet.Manager
 	metrics  *metrics.Metrics
 	server   *server.Server
 	page     *statuspage.Page
@@ -122,6 +124,7 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 		Observer: d.metrics, Logger: logger,
 	})
 	d.drains = drain.New(d.registry, d.kernel, !d.cfg.ServerWatchDisabled, logger)
+	d.fleet = d.newFleet(logger)
 	if err := d.registry.Start(); err != nil {
 		return err
 	}
@@ -163,6 +166,7 @@ func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
 		{"owners", owners.NewWatcher(d.registry, d.resolver, logger).Run},
 		{"presence", d.watchPresence(logger)},
 		{"drain", d.drains.Run},
+		{"fleet", d.fleet.Run},
 		{"api", d.server.Run},
 		{"statuspage", d.page.Run},
 	} {

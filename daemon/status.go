@@ -97,6 +97,7 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 	st.Ring.Dropped = reasons[kernel.ReasonRingDropped]
 	b.consulStatus(&st)
 	b.journalStatus(&st)
+	b.fleetStatus(&st)
 	if err := b.proxyStatus(ctx, &st); err != nil {
 		return st, err
 	}

@@ -60,7 +60,7 @@ func TestEveryOptionFromEverySource(t *testing.T) {
 		extra []string // what check wants besides
 		want  func(*Config)
 	}{
-		"consul-addresses":      {"a.example, 10.0.0.2,[fd00::1],b:8500,[fd00::2]:8501", nil, func(c *Config) {
+		"consul-addresses": {"a.example, 10.0.0.2,[fd00::1],b:8500,[fd00::2]:8501", nil, func(c *Config) {
 			c.ConsulAddresses.Hosts = []string{"a.example", "10.0.0.2", "fd00::1", "b:8500", "[fd00::2]:8501"}
 		}},
 		"consul-http-port":      {"8501", nil, func(c *Config) { c.ConsulHTTPPort = 8501 }},

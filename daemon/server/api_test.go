@@ -45,11 +45,14 @@ func TestCallsThroughTheClient(t *testing.T) {
 	if s, err := c.Servers(ctx); err != nil || s == nil {
 		t.Errorf("Servers() = %v, %v, want an empty list, not null", s, err)
 	}
-	if err := errors.Join(c.Drain(ctx, "[::1]:8502"), c.Undrain(ctx, "s1")); err != nil {
+	if err := errors.Join(c.Drain(ctx, "[::1]:8502"), c.Undrain(ctx, "s1"), c.DrainFleet(ctx, "s2"), c.UndrainFleet(ctx, "s2")); err != nil {
 		t.Error(err)
 	}
-	if got := fmt.Sprint(backend.drained); got != "[[::1]:8502=true s1=false]" {
+	if got := fmt.Sprint(backend.drained); got != "[[::1]:8502=true s1=false s2=true for the fleet s2=false for the fleet]" {
 		t.Errorf("drained = %s", got)
+	}
+	if f, err := c.Fleet(ctx); err != nil || f.Node != "n" || f.Hosts == nil || f.Drains == nil {
+		t.Errorf("Fleet() = %+v, %v", f, err)
 	}
 	if s, err := c.Status(ctx); err != nil || !s.Ready || s.Problems == nil {
 		t.Errorf("Status() = %+v, %v", s, err)
@@ -162,6 +165,8 @@ func TestBadInput(t *testing.T) {
 		{"body of a drain", "POST", "/v1/servers/a/drain", asJSON, `{"fleet":true}`, 400, v1.ProblemMalformed, "no body"},
 
 		{"unknown parameter", "GET", "/v1/status?verbose=1", "", "", 400, v1.ProblemMalformed, `"verbose"`},
+		{"fleet no bool", "POST", "/v1/servers/a/drain?fleet=yes", "", "", 400, v1.ProblemMalformed, "fleet"},
+		{"fleet of a GET", "GET", "/v1/servers?fleet=true", "", "", 400, v1.ProblemMalformed, `"fleet"`},
 		{"broken query", "GET", "/v1/journal?since=%zz", "", "", 400, v1.ProblemMalformed, "query"},
 		{"since no number", "GET", "/v1/journal?since=now", "", "", 400, v1.ProblemMalformed, `since is "now"`},
 		{"since negative", "GET", "/v1/journal?since=-1", "", "", 400, v1.ProblemMalformed, "since"},

@@ -40,7 +40,10 @@ type Backend interface {
 	History(ctx context.Context, id string) (v1.History, error)
 	Bootstrap(ctx context.Context, caller Caller, id string) ([]byte, error)
 	Servers(ctx context.Context) ([]v1.Server, error)
-	Drain(ctx context.Context, caller Caller, server string, drained bool) error
+	// Drain drains a server or ends that, for this host or for the whole fleet.
+	Drain(ctx context.Context, caller Caller, server string, drained, fleet bool) error
+	// Fleet is what the hosts report of themselves.
+	Fleet(ctx context.Context) (v1.Fleet, error)
 	// Journal calls fn for each event after since, in order, and with follow
 	// goes on until ctx ends.
 	Journal(ctx context.Context, since uint64, follow bool, fn func(v1.JournalEvent) error) error

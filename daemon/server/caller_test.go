@@ -104,6 +104,8 @@ func TestWhatOthersThanRootMayDo(t *testing.T) {
 		{"GET", "/v1/status", "", 200},
 		{"POST", "/v1/servers/s1/drain", "", 403},
 		{"POST", "/v1/servers/s1/undrain", "", 403},
+		{"POST", "/v1/servers/s1/drain?fleet=true", "", 403},
+		{"GET", "/v1/fleet", "", 403},
 		{"GET", "/v1/journal", "", 403},
 		{"GET", "/v1/connections?follow=true", "", 403},
 	} {

@@ -114,13 +114,19 @@ func (f *fake) Bootstrap(_ context.Context, _ Caller, id string) ([]byte, error)
 
 func (f *fake) Servers(context.Context) ([]v1.Server, error) { return nil, f.enter() }
 
-func (f *fake) Drain(_ context.Context, _ Caller, server string, drained bool) error {
+func (f *fake) Fleet(context.Context) (v1.Fleet, error) { return v1.Fleet{Node: "n"}, f.enter() }
+
+func (f *fake) Drain(_ context.Context, _ Caller, server string, drained, fleet bool) error {
 	if err := f.enter(); err != nil {
 		return err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.drained = append(f.drained, fmt.Sprintf("%s=%v", server, drained))
+	of := ""
+	if fleet {
+		of = " for the fleet"
+	}
+	f.drained = append(f.drained, fmt.Sprintf("%s=%v%s", server, drained, of))
 	return nil
 }
 

@@ -24,6 +24,7 @@ func (s *Server) apiHandler() *http.ServeMux {
 	mux.HandleFunc("GET /v1/servers", s.call(s.servers))
 	mux.HandleFunc("POST /v1/servers/{id}/drain", s.call(s.drain(true)))
 	mux.HandleFunc("POST /v1/servers/{id}/undrain", s.call(s.drain(false)))
+	mux.HandleFunc("GET /v1/fleet", s.call(s.fleet))
 	mux.HandleFunc("GET /v1/status", s.call(s.status))
 	mux.HandleFunc("GET /v1/journal", s.journal)
 	mux.HandleFunc("GET /v1/connections", s.connections)
@@ -36,6 +37,7 @@ type request struct {
 	conn     *net.UnixConn
 	id       string             // of the proxy or the server; "" where the path has none
 	register v1.RegisterRequest // of a PUT
+	fleet    bool               // of a drain: for every host
 }
 
 // raw is an answer that is JSON already.
@@ -70,7 +72,7 @@ func (s *Server) call(handler func(context.Context, request) (any, error)) http.
 func readRequest(r *http.Request) (request, error) {
 	p, _ := peerOf(r.Context())
 	req := request{caller: p.caller, conn: p.conn, id: r.PathValue("id")}
-	if _, err := params(r); err != nil {
+	if err := req.readQuery(r); err != nil {
 		return req, err
 	}
 	if r.Method == http.MethodPut { // the only method with a body
@@ -88,6 +90,19 @@ func readRequest(r *http.Request) (request, error) {
 		what = "server id"
 	}
 	return req, invalid(v1.CheckID(what, req.id))
+}
+
+// readQuery reads a request's query: only a POST, which drains, has one.
+func (req *request) readQuery(r *http.Request) error {
+	var allowed []string
+	if r.Method == http.MethodPost {
+		allowed = []string{"fleet"}
+	}
+	query, err := params(r, allowed...)
+	if err == nil {
+		req.fleet, err = paramBool(query, "fleet")
+	}
+	return err
 }
 
 // invalid marks an error as the request's, nil staying nil.
@@ -194,8 +209,23 @@ func (s *Server) drain(drained bool) func(context.Context, request) (any, error)
 		if err := req.caller.mayOperate("draining servers"); err != nil {
 			return nil, err
 		}
-		return nil, s.cfg.Backend.Drain(ctx, req.caller, req.id, drained)
+		return nil, s.cfg.Backend.Drain(ctx, req.caller, req.id, drained, req.fleet)
 	}
+}
+
+// fleet is for root, as each call asks Consul with the daemon's token.
+func (s *Server) fleet(ctx context.Context, req request) (any, error) {
+	if err := req.caller.mayOperate("asking for the fleet"); err != nil {
+		return nil, err
+	}
+	fleet, err := s.cfg.Backend.Fleet(ctx)
+	if fleet.Hosts == nil {
+		fleet.Hosts = []v1.FleetHost{}
+	}
+	if fleet.Drains == nil {
+		fleet.Drains = []v1.FleetDrain{}
+	}
+	return fleet, err
 }
 
 func (s *Server) status(ctx context.Context, _ request) (any, error) {

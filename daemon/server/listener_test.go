@@ -107,8 +107,8 @@ func TestAnAddressInUseLeavesNoSocket(t *testing.T) {
 	defer taken.Close()
 	path := filepath.Join(socketDir(t), "lictor.sock")
 	s := New(Config{Backend: newFake(), Socket: path, HTTPAddr: taken.Addr().String()})
-	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "--http-addr") {
-		t.Errorf("Run() = %v", err)
+	if err := s.Run(t.Context()); err == nil || !strings.Contains(err.Error(), "--http-addr") || !strings.Contains(err.Error(), "ss -ltnp") {
+		t.Errorf("Run() = %v, want what to do", err)
 	}
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("the socket is still there: %v", err)

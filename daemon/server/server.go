@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 )
 
@@ -84,12 +85,25 @@ func (s *Server) Listen() error {
 	if s.cfg.HTTPAddr != "" {
 		pages, err := net.Listen("tcp", s.cfg.HTTPAddr)
 		if err != nil {
-			return errors.Join(fmt.Errorf("listen for --http-addr %s: %w", s.cfg.HTTPAddr, err), api.Close())
+			return errors.Join(fmt.Errorf("listen for --http-addr: %w%s", err, adviceOn(err)), api.Close())
 		}
 		s.pages = bound(pages, maxPageConns)
 	}
 	s.api = api
 	return nil
+}
+
+// adviceOn says what to do about an address that could not be had.
+func adviceOn(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return `; stop what listens there ("ss -ltnp" names it), or give another --http-addr, or "" for none`
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return `; give --http-addr an address of this host`
+	case errors.Is(err, syscall.EACCES):
+		return `; give --http-addr a port from 1024 on, or run lictord with CAP_NET_BIND_SERVICE`
+	}
+	return ""
 }
 
 // Close closes what Listen opened and removes the socket. After Run has returned

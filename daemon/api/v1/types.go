@@ -226,6 +226,7 @@ type Status struct {
 	// Drift counts repaired differences between the kernel's maps and the state, by kind.
 	Drift map[string]uint64 `json:"drift"`
 	Ring  Ring              `json:"ring"`
+	Fleet FleetStatus       `json:"fleet,omitzero"`
 	Pools []string          `json:"pools"` // CIDRs of the VIPs
 }
 
