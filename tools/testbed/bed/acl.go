@@ -28,16 +28,14 @@ func (c *Cluster) aclConfiguration() map[string]any {
 // LictorPolicy is all that a lictord needs, in Consul's words; node is its
 // --node-name.
 func LictorPolicy(node string) string {
-	return fmt.Sprintf(`# to find the servers, and to follow them
-service "consul" { policy = "read" }
-# to see which proxies Consul no longer knows
-service_prefix "" { policy = "read" }
+	return fmt.Sprintf(`# to follow the servers, and to see which proxies Consul no longer knows
 node_prefix "" { policy = "read" }
-# what hosts tell each other: drains, and each host's own report, held by a
-# session on a node of its own name
+service_prefix "" { policy = "read" }
+# what hosts tell each other: drains, and each host's own report, which a session
+# on a node of the host's own holds
 key_prefix "lictor/" { policy = "write" }
-node %[1]q { policy = "write" }
-session %[1]q { policy = "write" }
+node "lictor-%[1]s" { policy = "write" }
+session "lictor-%[1]s" { policy = "write" }
 `, node)
 }
 
