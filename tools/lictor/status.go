@@ -61,7 +61,7 @@ func (a *app) showStatus(s v1.Status) {
 		a.printf("  %d. %s\n", i+1, clean(problem))
 	}
 	a.printf("\n")
-	for _, line := range [][2]string{
+	lines := [][2]string{
 		{"lictord", fmt.Sprintf("%s, process %d, up %s", s.Version, s.PID, a.age(s.Started))},
 		{"hook", a.hookText(s.Attachment)},
 		{"consul", a.consulText(s.Consul)},
@@ -72,7 +72,11 @@ func (a *app) showStatus(s v1.Status) {
 		{"reasons", countsText(s.Reasons)},
 		{"drift", countsText(s.Drift)},
 		{"events", fmt.Sprintf("%s; %d dropped", countsText(s.Ring.Events), s.Ring.Dropped)},
-	} {
+	}
+	if s.Fleet.State != "" {
+		lines = append(lines, [2]string{"fleet", fleetText(s.Fleet)})
+	}
+	for _, line := range lines {
 		a.printf("%-8s  %s\n", line[0], clean(line[1]))
 	}
 }
@@ -136,6 +140,18 @@ func proxiesText(p v1.ProxyCounts) string {
 		}
 	}
 	return text
+}
+
+// fleetText says how the host takes part in the fleet.
+func fleetText(f v1.FleetStatus) string {
+	text := string(f.State)
+	if n := len(f.Drains); n > 0 {
+		text += ", " + count(n, "server", "servers") + " drained for every host"
+	}
+	if len(f.Waiting) > 0 {
+		text += ", drained but never seen here: " + strings.Join(f.Waiting, ", ")
+	}
+	return join(text, f.Why)
 }
 
 // countsText lists counts that are not 0, by name.
