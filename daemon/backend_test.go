@@ -2,10 +2,12 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
@@ -193,6 +195,37 @@ func TestTroubleInSentences(t *testing.T) {
 	if n := st.Proxies.Credentials; n[state.CredentialOK] != 1 || n[state.CredentialRefused] != 3 || len(n) != 4 {
 		t.Errorf("counts %v", n)
 	}
+}
+
+// Pins that were removed are repaired, once whoever did it has had time to stop
+// lictord as well. What was detached is not.
+func TestWhenTheHookIsRepaired(t *testing.T) {
+	gone := fmt.Errorf("%w: connect4: %w", kernel.ErrNotAttached, kernel.ErrPinGone)
+	synctest.Test(t, func(t *testing.T) {
+		var a attachment
+		for _, step := range []struct {
+			err    error
+			after  time.Duration
+			repair bool
+		}{
+			{nil, 0, false},
+			{gone, time.Hour, false},
+			{gone, 29 * time.Second, false},
+			{kernel.ErrNotAttached, 3 * time.Second, false},
+			{gone, 3 * time.Second, false},
+			{gone, 30 * time.Second, true},
+			{gone, 3 * time.Second, true}, // it did not help yet
+			{nil, 3 * time.Second, false},
+			{gone, 3 * time.Second, false},
+			{kernel.ErrNotAttached, time.Hour, false},
+		} {
+			time.Sleep(step.after)
+			a.set(kernel.Attachment{}, step.err)
+			if a.repairable() != step.repair {
+				t.Errorf("%v: %t", step, !step.repair)
+			}
+		}
+	})
 }
 
 // Root may deregister all, others what is of their own namespace in this boot.

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
@@ -40,11 +39,10 @@ func (d *Daemon) report(ctx context.Context) (v1.FleetHost, error) {
 	return fleet.ReportOf(status, servers), nil
 }
 
-// fleetStatus says how the host takes part. That it takes none is no problem;
-// that it takes half of one is.
+// fleetStatus says how the host takes part. That it takes none is no problem.
 func (b backend) fleetStatus(st *v1.Status) {
 	st.Fleet = b.fleet.Status()
-	if st.Fleet.State == v1.FleetOn && st.Fleet.Why != "" {
-		st.Problems = append(st.Problems, fmt.Sprintf("Half of what the fleet needs does not work: %s.", st.Fleet.Why))
+	if st.Fleet.Problem != "" {
+		st.Problems = append(st.Problems, "The fleet: "+st.Fleet.Problem)
 	}
 }

@@ -17,15 +17,21 @@ import (
 	"github.com/lictor-mesh/lictor/state/journal"
 )
 
-// verifyEvery is how long a hook that is gone may go unnoticed.
-const verifyEvery = 3 * time.Second
+const (
+	// verifyEvery is how long a hook that is gone may go unnoticed.
+	verifyEvery = 3 * time.Second
+	// repairAfter is how long whoever removed its pins has to stop lictord,
+	// before they are taken to have been removed by mistake.
+	repairAfter = 30 * time.Second
+)
 
 // attachment is what the last verification found.
 type attachment struct {
-	mu  sync.Mutex
-	at  kernel.Attachment
-	err error
-	on  time.Time
+	mu      sync.Mutex
+	at      kernel.Attachment
+	err     error
+	on      time.Time
+	pinGone time.Time // since when a pin is; zero when none is
 }
 
 func (a *attachment) set(found kernel.Attachment, err error) (changed bool) {
@@ -33,7 +39,20 @@ func (a *attachment) set(found kernel.Attachment, err error) (changed bool) {
 	defer a.mu.Unlock()
 	changed = !a.on.IsZero() && (a.err == nil) != (err == nil)
 	a.at, a.err, a.on = found, err, time.Now()
+	switch {
+	case !errors.Is(err, kernel.ErrPinGone):
+		a.pinGone = time.Time{}
+	case a.pinGone.IsZero():
+		a.pinGone = a.on
+	}
 	return changed
+}
+
+// repairable says whether a pin has been gone for long enough.
+func (a *attachment) repairable() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return !a.pinGone.IsZero() && a.on.Sub(a.pinGone) >= repairAfter
 }
 
 func (a *attachment) get() (kernel.Attachment, time.Time, error) {
@@ -42,8 +61,10 @@ func (a *attachment) get() (kernel.Attachment, time.Time, error) {
 	return a.at, a.on, a.err
 }
 
-// watchAttachment verifies again and again that the hook is in effect. It does
-// not attach again what somebody took away: that may have been meant.
+// watchAttachment verifies again and again that the hook is in effect. Links
+// whose pins were removed are made anew after a while: that is no way to end
+// lictord, which `lictor unload` is. What somebody detached or replaced is left so:
+// that was meant.
 func (d *Daemon) watchAttachment(ctx context.Context) error {
 	tick := time.NewTicker(verifyEvery)
 	defer tick.Stop()
@@ -59,11 +80,22 @@ func (d *Daemon) watchAttachment(ctx context.Context) error {
 		}
 		switch changed := d.attached.set(found, err); {
 		case changed && err != nil:
-			d.log.Error("hook is not in effect: new connects to VIPs fail until lictord is restarted", "err", err)
+			d.log.Error("hook is not in effect: new connects to VIPs fail", "err", err)
 		case changed:
 			d.log.Info("hook is in effect again")
 		}
+		if d.attached.repairable() {
+			d.repairHook(ctx)
+		}
 	}
+}
+
+func (d *Daemon) repairHook(ctx context.Context) {
+	if err := d.kernel.Attach(ctx); err != nil {
+		d.log.Error("hook not attached again, next try in three seconds; stop lictord and run `lictor unload` if it is not to be", "err", err)
+		return
+	}
+	d.log.Warn("hook attached again: its pins had been removed")
 }
 
 // Status implements server.Backend. It asks the registry last and with little
@@ -80,7 +112,7 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 	}
 	if hookErr != nil {
 		st.Attachment.Problem = hookErr.Error()
-		st.Problems = append(st.Problems, "Connects to VIPs fail: "+hookErr.Error()+". Restart lictord to attach it again.")
+		st.Problems = append(st.Problems, "Connects to VIPs fail: "+hookErr.Error()+". "+hookAdvice(hookErr))
 	}
 	for _, pool := range []string{b.cfg.VIPCIDR.String(), b.cfg.VIPCIDR6.String()} {
 		if pool != noPrefix {
@@ -105,6 +137,15 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 	// does its work.
 	st.Ready = hookErr == nil && st.Journal.Writable && st.Servers > 0
 	return st, nil
+}
+
+// hookAdvice says what ends it.
+func hookAdvice(err error) string {
+	const restart = "Restart lictord to attach it again"
+	if errors.Is(err, kernel.ErrPinGone) {
+		return restart + "; it does so by itself half a minute after its pins were removed."
+	}
+	return restart + "."
 }
 
 // noPrefix is how a zero netip.Prefix prints.

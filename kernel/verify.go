@@ -23,6 +23,10 @@ type Attachment struct {
 // ErrNotAttached is returned by Verify when the hook is not in effect.
 var ErrNotAttached = errors.New("the hook is not in effect")
 
+// ErrPinGone is returned by Verify, beside ErrNotAttached, when a link's pin was
+// removed, and the link with it. Attach makes it anew.
+var ErrPinGone = errors.New("its pin is gone")
+
 // Verify finds out whether the hook is in effect: every link leads from the
 // configured cgroup to our program, and a connect from a process outside our
 // own cgroup arrives where the map sends it. The error wraps ErrNotAttached and
@@ -55,7 +59,7 @@ func (k *Kernel) Verify(ctx context.Context) (Attachment, error) {
 func (k *Kernel) verifyHook(h hook, cgroupID uint64) (_ string, err error) {
 	l, err := link.LoadPinnedLink(k.pins.linkPath(h.name), nil)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", errors.New("its pin is gone")
+		return "", ErrPinGone
 	}
 	if err != nil {
 		return "", err
