@@ -235,11 +235,19 @@ func (l *Lictor) Client() *v1.Client { return v1.NewClient(l.Socket) }
 // CLI runs a `lictor` command on a node, in whose namespace a registration that
 // names no owner then is, and returns its standard output.
 func (l *Lictor) CLI(ctx context.Context, from *Node, args ...string) ([]byte, error) {
+	return l.CLIAs(ctx, from, 0, args...)
+}
+
+// CLIAs is CLI as a user, who may do less than root.
+func (l *Lictor) CLIAs(ctx context.Context, from *Node, uid uint32, args ...string) ([]byte, error) {
 	binary, err := lictorBinary("", "LICTOR", "lictor")
+	if err == nil && uid != 0 {
+		binary, err = from.bed.public(binary)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return from.Run(ctx, Command{Name: "lictor", Path: binary, Args: append([]string{"--socket=" + l.Socket}, args...)})
+	return from.Run(ctx, Command{Name: "lictor", Path: binary, UID: uid, Args: append([]string{"--socket=" + l.Socket}, args...)})
 }
 
 // lictorBinary finds one of the repository's own programs.
