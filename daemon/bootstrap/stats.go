@@ -2,6 +2,7 @@ package bootstrap
 
 import (
 	"regexp"
+	"strings"
 
 	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -60,9 +61,20 @@ func tagRegex(name, word string) string {
 	})
 }
 
-// statsConfig tags Envoy's metrics as Consul's own bootstrap does.
-func statsConfig(p Params) *metricsv3.StatsConfig {
+// statsConfig tags Envoy's metrics as Consul's own bootstrap does: fixed tags of
+// the central configuration first, which take the place of those of ours.
+func (b *builder) statsConfig() *metricsv3.StatsConfig {
 	c := &metricsv3.StatsConfig{UseAllDefaultTags: wrapperspb.Bool(true)}
+	own := map[string]bool{}
+	for _, t := range b.knobs.statsTags {
+		tag, value, ok := strings.Cut(t, "=")
+		if !ok {
+			value = "1"
+		}
+		tag = strings.ToLower(tag)
+		own[tag] = true
+		c.StatsTags = append(c.StatsTags, fixedTag(tag, value))
+	}
 	for _, t := range segmentTags {
 		c.StatsTags = append(c.StatsTags, &metricsv3.TagSpecifier{
 			TagName:  t.tag,
@@ -70,19 +82,19 @@ func statsConfig(p Params) *metricsv3.StatsConfig {
 		})
 	}
 	for _, t := range []struct{ tag, value string }{
-		{"local_cluster", p.Cluster},
-		{"consul.source.service", p.Service},
-		{"consul.source.namespace", p.Namespace},
-		{"consul.source.partition", p.Partition},
-		{"consul.source.datacenter", p.Datacenter},
+		{"local_cluster", b.cluster},
+		{"consul.source.service", b.source},
+		{"consul.source.namespace", b.Namespace},
+		{"consul.source.partition", b.Partition},
+		{"consul.source.datacenter", b.Central.Datacenter},
 	} {
-		if t.value == "" {
-			continue
+		if t.value != "" && !own[t.tag] {
+			c.StatsTags = append(c.StatsTags, fixedTag(t.tag, t.value))
 		}
-		c.StatsTags = append(c.StatsTags, &metricsv3.TagSpecifier{
-			TagName:  t.tag,
-			TagValue: &metricsv3.TagSpecifier_FixedValue{FixedValue: t.value},
-		})
 	}
 	return c
+}
+
+func fixedTag(tag, value string) *metricsv3.TagSpecifier {
+	return &metricsv3.TagSpecifier{TagName: tag, TagValue: &metricsv3.TagSpecifier_FixedValue{FixedValue: value}}
 }

@@ -1,13 +1,12 @@
 package bootstrap
 
 import (
-	"net/netip"
+	"strconv"
 	"time"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -33,7 +32,7 @@ const (
 	streamBackoff    = 50 * time.Millisecond
 	streamBackoffMax = 500 * time.Millisecond
 
-	connectTimeout = time.Second
+	connectSeconds = 1
 
 	// TCP keepalive finds a server whose host has vanished in 5 s.
 	keepaliveIdle     = 2 // seconds
@@ -48,7 +47,11 @@ const (
 )
 
 // xdsCluster is the cluster whose one endpoint is the proxy's VIP.
-func xdsCluster(vip netip.AddrPort) (*clusterv3.Cluster, error) {
+func (b *builder) xdsCluster() (*clusterv3.Cluster, error) {
+	filters, err := b.tokenFilters()
+	if err != nil {
+		return nil, err
+	}
 	options, err := pack(&httpv3.HttpProtocolOptions{
 		CommonHttpProtocolOptions: &corev3.HttpProtocolOptions{
 			MaxRequestsPerConnection: wrapperspb.UInt32(streamsPerConnection),
@@ -65,33 +68,22 @@ func xdsCluster(vip netip.AddrPort) (*clusterv3.Cluster, error) {
 				},
 			},
 		},
+		HttpFilters: filters,
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &clusterv3.Cluster{
-		Name:                 xdsClusterName,
-		ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STATIC},
-		ConnectTimeout:       durationpb.New(connectTimeout),
-		UpstreamConnectionOptions: &clusterv3.UpstreamConnectionOptions{
-			TcpKeepalive: &corev3.TcpKeepalive{
-				KeepaliveTime:     wrapperspb.UInt32(keepaliveIdle),
-				KeepaliveInterval: wrapperspb.UInt32(keepaliveInterval),
-				KeepaliveProbes:   wrapperspb.UInt32(keepaliveProbes),
-			},
+	c := static(xdsClusterName, connectSeconds, socketAddress(b.XDS))
+	c.UpstreamConnectionOptions = &clusterv3.UpstreamConnectionOptions{
+		TcpKeepalive: &corev3.TcpKeepalive{
+			KeepaliveTime:     wrapperspb.UInt32(keepaliveIdle),
+			KeepaliveInterval: wrapperspb.UInt32(keepaliveInterval),
+			KeepaliveProbes:   wrapperspb.UInt32(keepaliveProbes),
 		},
-		TypedExtensionProtocolOptions: map[string]*anypb.Any{httpOptions: options},
-		LoadAssignment: &endpointv3.ClusterLoadAssignment{
-			ClusterName: xdsClusterName,
-			Endpoints: []*endpointv3.LocalityLbEndpoints{{
-				LbEndpoints: []*endpointv3.LbEndpoint{{
-					HostIdentifier: &endpointv3.LbEndpoint_Endpoint{
-						Endpoint: &endpointv3.Endpoint{Address: socketAddress(vip)},
-					},
-				}},
-			}},
-		},
-	}, nil
+	}
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: options}
+	c.TransportSocket, err = b.serverTLS()
+	return c, err
 }
 
 // dynamicResources is one aggregated delta stream for all that Consul sends.
@@ -117,6 +109,16 @@ func dynamicResources() *bootstrapv3.Bootstrap_DynamicResources {
 			}},
 		},
 	}
+}
+
+// retryPolicyJSON is the retry policy of dynamicResources, for templates.
+var retryPolicyJSON = map[string]any{"retry_back_off": map[string]any{
+	"base_interval": seconds(streamBackoff), "max_interval": seconds(streamBackoffMax),
+}}
+
+// seconds is a duration in the JSON of protobuf.
+func seconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds(), 'f', -1, 64) + "s"
 }
 
 // fromADS waits for the first answer however long it takes: an Envoy that goes
