@@ -58,6 +58,12 @@ func used(s Source) *Metrics {
 	m.Placed(state.PlaceBounced)
 	m.RingEvent(kernel.EventEstablished)
 	m.Collect(s)
+	m.CollectCredentials(func() Credentials {
+		return Credentials{
+			Proxies: map[state.CredentialState]int{"": 1, state.CredentialOK: 7, state.CredentialRefused: 2},
+			Logins:  5, Logouts: 4, Reopened: 3, Leaving: 1, Failures: map[string]uint64{"contact": 2, "bearer": 1},
+		}
+	})
 	return m
 }
 
@@ -110,12 +116,18 @@ func TestNames(t *testing.T) {
 		"lictor_build_info",
 		"lictor_consul_last_contact_timestamp_seconds",
 		"lictor_consul_query_errors_total",
+		"lictor_credential_failures_total{reason}",
+		"lictor_credential_reopens_total",
 		"lictor_denied_total{reason}",
 		"lictor_journal_append_seconds",
 		"lictor_journal_bytes",
 		"lictor_journal_seq",
+		"lictor_logins_total",
+		"lictor_logouts_pending",
+		"lictor_logouts_total",
 		"lictor_placements_total{reason}",
 		"lictor_proxies{server}",
+		"lictor_proxy_credentials{state}",
 		"lictor_reconcile_drift_total{kind}",
 		"lictor_reconcile_seconds",
 		"lictor_ring_events_dropped_total",
