@@ -16,7 +16,7 @@ var (
 	// ErrDenied: the ACL token may not do it.
 	ErrDenied = errors.New("ACLs do not permit it")
 	// ErrNoServer: no Consul server answers at the moment.
-	ErrNoServer = errors.New("no Consul server answers")
+	ErrNoServer = errors.New("no server is followed")
 	// ErrSession: the session is no more.
 	ErrSession = errors.New("the session has ended")
 )

@@ -67,8 +67,11 @@ func (m *Manager) backoff(err error, failures int) time.Duration {
 	if failures < 10 {
 		d = min(d, m.timing.retry<<failures)
 	}
-	if errors.Is(err, catalog.ErrDenied) {
+	switch {
+	case errors.Is(err, catalog.ErrDenied):
 		d = m.timing.denied
+	case errors.Is(err, catalog.ErrNoServer): // which costs nothing to ask
+		d = m.timing.lost
 	}
 	return d/2 + rand.N(d/2+1)
 }

@@ -118,6 +118,7 @@ type trouble struct {
 	why     string
 	denied  bool // for want of a permission
 	problem bool // it must not stay so
+	quiet   bool // it is not worth a line in the log
 }
 
 // timing is every duration that tests want shorter.
@@ -127,6 +128,7 @@ type timing struct {
 	retry    time.Duration // after a query that failed, doubling
 	retryTo  time.Duration // up to this
 	denied   time.Duration // after one that was not permitted
+	lost     time.Duration // after one for which there was no server
 	look     time.Duration // between looks at how this host is
 	prompt   time.Duration // least between two reports of what matters
 	calm     time.Duration // least between two reports of what changes all the time
@@ -139,7 +141,7 @@ type timing struct {
 
 var defaultTiming = timing{
 	apply: time.Second, spurious: 5 * time.Second,
-	retry: time.Second, retryTo: 15 * time.Second, denied: 30 * time.Second,
+	retry: time.Second, retryTo: 15 * time.Second, denied: 30 * time.Second, lost: 200 * time.Millisecond,
 	look: 5 * time.Second, prompt: 5 * time.Second, calm: time.Minute, steady: 4 * time.Minute,
 	spread: time.Second, silent: 10 * time.Minute, ttl: time.Hour, answer: 5 * time.Second,
 }
@@ -220,12 +222,15 @@ func (m *Manager) amiss(ctx context.Context, p part, err error) {
 	if err == nil {
 		delete(m.why, p)
 		m.mu.Unlock()
-		if was {
+		if was && !old.quiet {
 			m.log.Info("fleet works again", "part", string(p))
 		}
 		return
 	}
-	t := trouble{err: err, why: sentence(err), denied: errors.Is(err, catalog.ErrDenied)}
+	t := trouble{
+		err: err, why: sentence(err), denied: errors.Is(err, catalog.ErrDenied),
+		quiet: errors.Is(err, catalog.ErrNoServer), // the catalog says so itself
+	}
 	switch {
 	case p == partDrains && t.denied:
 		// Who gives no permission does not want it; who took it away, while
@@ -246,7 +251,7 @@ func (m *Manager) amiss(ctx context.Context, p part, err error) {
 	}
 	m.why[p] = t
 	m.mu.Unlock()
-	if !was || old.why != t.why {
+	if !t.quiet && (!was || old.why != t.why) {
 		m.log.Warn("fleet does not work as it should", "part", string(p), "problem", t.why, "err", err)
 	}
 }
