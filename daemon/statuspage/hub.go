@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
@@ -62,6 +63,7 @@ type hub struct {
 	stale   string
 	failing bool // the last reading failed
 	happens *chronicle
+	unwatch context.CancelFunc // ends the following of connections; nil: they are not followed
 }
 
 func newHub(p *Page) *hub {
@@ -73,7 +75,9 @@ func newHub(p *Page) *hub {
 	return h
 }
 
-func (h *hub) run(ctx context.Context) {
+// run is the hub until ctx ends. What it starts and does not wait for is added
+// to group.
+func (h *hub) run(ctx context.Context, group *sync.WaitGroup) {
 	tick := time.NewTicker(h.timing.tick)
 	defer tick.Stop()
 	sample := time.NewTicker(h.timing.sample)
@@ -90,7 +94,13 @@ func (h *hub) run(ctx context.Context) {
 			h.letGo(r)
 			h.waiting = slices.DeleteFunc(h.waiting, func(w request) bool { return w.reader == r })
 		case e := <-h.journal:
-			h.journaled(e)
+			h.happened(h.happens.add(e))
+			h.wanted = h.wanted || len(h.readers) > 0
+		case e := <-h.connects:
+			if n := h.happens.connected(e); n != nil {
+				h.happened(n)
+				h.wanted = true
+			}
 		case r := <-h.readings:
 			h.read(r)
 		case <-h.alarm.C:
@@ -100,11 +110,27 @@ func (h *hub) run(ctx context.Context) {
 			h.tick()
 		}
 		h.look(ctx)
+		h.watch(ctx, group)
+	}
+}
+
+// watch follows connections while somebody watches.
+func (h *hub) watch(ctx context.Context, group *sync.WaitGroup) {
+	switch watched := len(h.readers) > 0; {
+	case watched && h.unwatch == nil:
+		ctx, h.unwatch = context.WithCancel(ctx)
+		group.Go(func() { h.again(ctx, "connections", h.followConnections) })
+	case !watched && h.unwatch != nil:
+		h.unwatch()
+		h.unwatch = nil
 	}
 }
 
 // end lets everybody go.
 func (h *hub) end() {
+	if h.unwatch != nil {
+		h.unwatch()
+	}
 	for r := range h.readers {
 		h.letGo(r)
 	}
@@ -247,12 +273,11 @@ func (h *hub) sample(servers []v1.Server) {
 	h.past = past
 }
 
-// journaled makes news of an event, and has the rest read anew.
-func (h *hub) journaled(e v1.JournalEvent) {
-	if n := h.happens.add(e); n != nil {
+// happened tells news, if it is.
+func (h *hub) happened(n *entry) {
+	if n != nil {
 		h.tell(update{News: []news{n.told()}})
 	}
-	h.wanted = h.wanted || len(h.readers) > 0
 }
 
 // tick tells every reader that the daemon is there.

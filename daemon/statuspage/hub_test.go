@@ -61,12 +61,18 @@ func TestAFailoverIsTold(t *testing.T) {
 	if got := u.News[0].Text; got != "web-0000 moved from s1 to s2" || u.News[0].Why != "a connection failed" {
 		t.Errorf("told %+v", u.News)
 	}
+	f.conns <- v1.ConnectionEvent{Kind: "failed", ProxyID: "web-0001", Server: "s1", Time: time.Now()}
+	f.conns <- v1.ConnectionEvent{Kind: "established", ProxyID: "web-0001", Server: "s2", Time: time.Now()}
+	u = s.until("news of two", func(u update) bool { return u.News != nil })
+	if got := u.News[0]; got.Text != "2 proxies moved from s1 to s2" || got.ID != 1 || len(got.Names) != 2 {
+		t.Errorf("told %+v", got)
+	}
 	late := follow(t, url)
 	all := late.until("everything", func(u update) bool { return u.All })
-	if len(all.News) != 1 || all.News[0].Seq != 7 {
+	if len(all.News) != 1 || all.News[0].ID != 1 {
 		t.Errorf("who comes later is told %+v", all.News)
 	}
-	if _, _, page := get(t, url+"/"); !strings.Contains(page, "web-0000 moved from s1 to s2") {
+	if _, _, page := get(t, url+"/"); !strings.Contains(page, "2 proxies moved from s1 to s2") {
 		t.Error("the page does not tell it")
 	}
 }

@@ -12,16 +12,17 @@ import (
 )
 
 const (
-	maxNews  = 60              // that are remembered
-	maxNames = 12              // of proxies that are told with one of them
-	together = 3 * time.Second // within which the same for another proxy is the same news
-	tail     = 4096            // journaled events that are read at the start
+	maxNews  = 60               // that are remembered
+	maxNames = 12               // of proxies that are told with one of them
+	together = 3 * time.Second  // within which the same for another proxy is the same news
+	recently = 30 * time.Second // that is why a proxy connects anew
+	tail     = 4096             // journaled events that are read at the start
 )
 
 // news is something that happened: proxies that moved, a server that came or
 // went. What happens to many proxies at once is one of them.
 type news struct {
-	Seq   uint64   `json:"seq"` // of its first event, which names it
+	ID    uint64   `json:"id"` // later ones have greater ones
 	At    int64    `json:"at"`
 	Level level    `json:"level"`
 	Text  string   `json:"text"`
@@ -29,11 +30,22 @@ type news struct {
 	Names []string `json:"names,omitempty"` // of the proxies, the first of them, when there are several
 }
 
-// chronicle makes news of journaled events. It is for one goroutine.
+// chronicle makes news of journaled events and of connections. The journal knows
+// of a move that the kernel made once it has settled, which takes seconds; the
+// connection tells at once. It is for one goroutine.
 type chronicle struct {
-	last    uint64            // the sequence number that was added last
-	servers map[string]string // by proxy: the one in use
-	entries []*entry          // oldest first, at most maxNews
+	last    uint64             // the sequence number that was added last
+	made    uint64             // news ever
+	servers map[string]string  // by proxy: the one in use
+	trouble map[string]trouble // by proxy: what its last connection ended with
+	failed  map[string]trouble // by server: when it last failed one of them
+	entries []*entry           // oldest first, at most maxNews
+}
+
+// trouble is why a proxy had to connect anew.
+type trouble struct {
+	why string
+	at  time.Time
 }
 
 // entry is news that may still grow.
@@ -41,6 +53,7 @@ type entry struct {
 	news
 	key     string // what is the same news
 	until   time.Time
+	verb    string
 	from    string
 	to      []target // in the order of their first proxy
 	proxies int
@@ -52,7 +65,9 @@ type target struct {
 	n      int
 }
 
-func newChronicle() *chronicle { return &chronicle{servers: map[string]string{}} }
+func newChronicle() *chronicle {
+	return &chronicle{servers: map[string]string{}, trouble: map[string]trouble{}, failed: map[string]trouble{}}
+}
 
 // seed says where proxies are of which no event was read.
 func (c *chronicle) seed(proxies []proxy) {
@@ -78,6 +93,7 @@ func (c *chronicle) add(e v1.JournalEvent) *entry {
 	case state.KindProxyDeregistered:
 		if b, ok := body[state.ProxyDeregistered](e); ok {
 			delete(c.servers, b.ID)
+			delete(c.trouble, b.ID)
 		}
 	case state.KindCredentialChanged:
 		if b, ok := body[state.CredentialChanged](e); ok {
@@ -108,18 +124,56 @@ func (c *chronicle) placed(e v1.JournalEvent, b state.Placed) *entry {
 	if !b.At.IsZero() {
 		at = b.At
 	}
-	n := c.entry("moved|"+from+"|"+string(b.Reason), e.Seq, at)
-	n.Level, n.from, n.Why = note, from, reasonWords(string(b.Reason))
+	verb := "moved"
+	if b.Reason == state.PlaceRebalance {
+		verb = "will move" // the stream that there is stays
+	}
+	return c.move(b.ID, verb, to, from, reasonWords(string(b.Reason)), at)
+}
+
+// connected gives the news that a connection makes: that of a proxy on another
+// server than before, wherever the daemon has placed it.
+func (c *chronicle) connected(e v1.ConnectionEvent) *entry {
+	from, known := c.servers[e.ProxyID]
+	if !known || e.Server == "" {
+		return nil
+	}
+	switch e.Kind {
+	case "failed", "failed_local":
+		t := trouble{reasonWords("connect-failed"), e.Time}
+		c.trouble[e.ProxyID], c.failed[e.Server] = t, t
+	case "bounced":
+		c.trouble[e.ProxyID] = trouble{reasonWords("bounced"), e.Time}
+	case "established":
+		why := ""
+		// The kernel passes over a server that has just failed another proxy.
+		for _, t := range []trouble{c.failed[from], c.trouble[e.ProxyID]} {
+			if e.Time.Sub(t.at) < recently {
+				why = t.why
+			}
+		}
+		delete(c.trouble, e.ProxyID)
+		c.servers[e.ProxyID] = e.Server
+		if from != e.Server && from != "" {
+			return c.move(e.ProxyID, "moved", e.Server, from, why, e.Time)
+		}
+	}
+	return nil
+}
+
+func (c *chronicle) move(proxy, verb, to, from, why string, at time.Time) *entry {
+	n := c.entry(verb+"|"+from+"|"+why, at)
+	n.Level, n.from, n.verb, n.Why = note, from, verb, why
 	if to == "" {
 		n.Level = bad
 	}
-	n.count(b.ID, to)
+	n.count(proxy, to)
 	n.Text = n.moved()
 	return n
 }
 
 func (c *chronicle) credential(e v1.JournalEvent, b state.CredentialChanged) *entry {
-	n := c.entry("credential|"+string(b.State), e.Seq, e.Time)
+	n := c.entry("credential|"+string(b.State), e.Time)
 	n.Level, n.Text = bad, "credential "+credentialWords(string(b.State))
 	if b.State == state.CredentialOK {
 		n.Level, n.Text = ok, "credential accepted"
@@ -146,6 +200,7 @@ func (c *chronicle) server(e v1.JournalEvent) *entry {
 	case state.KindServerChanged:
 		l, what = note, "has another address or version"
 	case state.KindServerGone:
+		delete(c.failed, b.ID)
 		l, what = bad, "left the catalog, or is critical there"
 	case state.KindServerDrained:
 		l, what = note, "is drained"
@@ -158,20 +213,21 @@ func (c *chronicle) server(e v1.JournalEvent) *entry {
 	if id == "" {
 		id = b.Server.ID
 	}
-	n := c.entry("server|"+id+"|"+e.Kind, e.Seq, e.Time)
+	n := c.entry("server|"+id+"|"+e.Kind, e.Time)
 	n.Level, n.Text = l, id+" "+what
 	return n
 }
 
 // entry finds the news that something belongs to, or begins it.
-func (c *chronicle) entry(key string, seq uint64, at time.Time) *entry {
+func (c *chronicle) entry(key string, at time.Time) *entry {
 	for _, n := range slices.Backward(c.entries) {
 		if n.key == key && !at.After(n.until) {
 			n.until = at.Add(together)
 			return n
 		}
 	}
-	n := &entry{news: news{Seq: seq, At: millis(at)}, key: key, until: at.Add(together)}
+	c.made++
+	n := &entry{news: news{ID: c.made, At: millis(at)}, key: key, until: at.Add(together)}
 	c.entries = append(c.entries, n)
 	if len(c.entries) > maxNews {
 		c.entries = slices.Delete(c.entries, 0, 1)
@@ -220,7 +276,7 @@ func (n *entry) who() string {
 
 // moved says in a sentence who moved where.
 func (n *entry) moved() string {
-	said := n.who() + " moved"
+	said := n.who() + " " + n.verb
 	if n.from != "" {
 		said += " from " + n.from
 	}

@@ -106,6 +106,45 @@ func TestNews(t *testing.T) {
 	}
 }
 
+// The kernel moves on within milliseconds, and the journal has it when it has
+// settled: it is one piece of news.
+func TestAConnectionElsewhereIsNewsAtOnce(t *testing.T) {
+	c := newChronicle()
+	c.seed([]proxy{{ID: "a", Server: "s1"}, {ID: "b", Server: "s1"}, {ID: "c", Server: ""}})
+	at := time.Now()
+	connection := func(kind, proxy, server string) *entry {
+		at = at.Add(time.Millisecond)
+		return c.connected(v1.ConnectionEvent{Kind: kind, ProxyID: proxy, Server: server, Time: at})
+	}
+	for _, e := range []*entry{
+		connection("established", "a", "s1"), connection("failed", "a", "s1"), connection("established", "nobody", "s2"),
+		connection("established", "c", "s2"), connection("bounced", "b", "s1"), connection("established", "b", ""),
+	} {
+		if e != nil {
+			t.Errorf("told %q", e.Text)
+		}
+	}
+	if e := connection("established", "a", "s2"); e == nil || e.Text != "a moved from s1 to s2" || e.Why != "a connection failed" {
+		t.Errorf("told %+v", e)
+	}
+	if e := connection("established", "b", "s2"); e == nil || e.Text != "b moved from s1 to s2" || e.Why != "the server refused" {
+		t.Errorf("told %+v", e)
+	}
+	c.seed([]proxy{{ID: "d", Server: "s1"}})
+	if e := connection("established", "d", "s3"); e == nil || e.Text != "2 proxies moved from s1 to s2 (1), to s3 (1)" || e.Why != "a connection failed" {
+		t.Errorf("told of one who passed over what failed another %+v", e)
+	}
+	if e := c.add(journaled(1, placed("a", "s2", state.PlaceConnectFailed))); e != nil {
+		t.Errorf("told again: %q", e.Text)
+	}
+	if e := c.add(journaled(2, placed("a", "s1", state.PlaceRebalance))); e == nil || e.Text != "a will move from s2 to s1" {
+		t.Errorf("told %+v", e)
+	}
+	if e := connection("established", "a", "s1"); e != nil {
+		t.Errorf("told when it did as told: %q", e.Text)
+	}
+}
+
 func TestNewsIsBounded(t *testing.T) {
 	c := newChronicle()
 	for i := range 10_000 {

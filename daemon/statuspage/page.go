@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,8 @@ type Source interface {
 	// Journal calls fn for each event after since, in order, and with follow
 	// goes on until ctx ends.
 	Journal(ctx context.Context, since uint64, follow bool, fn func(v1.JournalEvent) error) error
+	// Connections calls fn for each connection event from now on, until ctx ends.
+	Connections(ctx context.Context, fn func(v1.ConnectionEvent) error) error
 }
 
 // Config is what a Page is made of.
@@ -52,11 +55,12 @@ type Page struct {
 	timing timing
 	web    web
 
-	requests chan request         // to Run, which answers each; unbuffered
-	leave    chan *reader         // to Run; unbuffered
-	journal  chan v1.JournalEvent // to Run, in order; unbuffered, so that the journal's follower waits
-	stopped  chan struct{}        // closed when Run has returned
-	readers  atomic.Int32         // that follow
+	requests chan request            // to Run, which answers each; unbuffered
+	leave    chan *reader            // to Run; unbuffered
+	journal  chan v1.JournalEvent    // to Run, in order; unbuffered, so that the journal's follower waits
+	connects chan v1.ConnectionEvent // as journal
+	stopped  chan struct{}           // closed when Run has returned
+	readers  atomic.Int32            // that follow
 }
 
 // errStopping is returned to who asks when Run has ended.
@@ -71,7 +75,7 @@ func New(cfg Config) *Page {
 		source: cfg.Source, log: cfg.Logger.With("component", "statuspage"),
 		timing: defaultTiming, web: loadWeb(),
 		requests: make(chan request), leave: make(chan *reader), journal: make(chan v1.JournalEvent),
-		stopped: make(chan struct{}),
+		connects: make(chan v1.ConnectionEvent), stopped: make(chan struct{}),
 	}
 }
 
@@ -87,13 +91,10 @@ func (p *Page) Mount(mux *http.ServeMux) {
 func (p *Page) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer close(p.stopped)
-	following := make(chan struct{})
-	go func() {
-		defer close(following)
-		p.followJournal(ctx)
-	}()
-	newHub(p).run(ctx)
+	var following sync.WaitGroup
+	following.Go(func() { p.again(ctx, "journal", p.followJournal) })
+	newHub(p).run(ctx, &following)
 	cancel()
-	<-following
+	following.Wait()
 	return nil
 }

@@ -31,11 +31,12 @@ type fake struct {
 	panics  bool
 	full    int // calls of Proxies
 	events  chan v1.JournalEvent
+	conns   chan v1.ConnectionEvent
 }
 
 func newFake(proxies int) *fake {
 	now := time.Now()
-	f := &fake{events: make(chan v1.JournalEvent, 16), status: v1.Status{
+	f := &fake{events: make(chan v1.JournalEvent, 16), conns: make(chan v1.ConnectionEvent, 16), status: v1.Status{
 		Version: "1.2.3", Node: "host-1", PID: 4242, Started: now, Ready: true, Servers: 2,
 		Attachment: v1.Attachment{InEffect: true, Cgroup: "/sys/fs/cgroup/secret", Verified: now},
 		Consul:     v1.Consul{LastContact: now, Address: "10.0.0.1"},
@@ -106,7 +107,20 @@ func (f *fake) Journal(ctx context.Context, _ uint64, _ bool, fn func(v1.Journal
 	}
 }
 
-// journal gives an event as the API does.
+func (f *fake) Connections(ctx context.Context, fn func(v1.ConnectionEvent) error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case e := <-f.conns:
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// journaled gives an event as the API does.
 func journaled(seq uint64, b state.Body) v1.JournalEvent {
 	data, err := json.Marshal(b)
 	if err != nil {
@@ -256,6 +270,9 @@ func TestWhatIsNotShown(t *testing.T) {
 		t.Fatal(err)
 	}
 	sent, _ := json.Marshal(u)
+	if strings.Contains(string(sent), "null") {
+		t.Error("the script is told null where it expects a list")
+	}
 	for name, text := range map[string]string{"page": page, "stream": string(sent)} {
 		for _, no := range []string{"secret", "4242", "4243", "4244", "/run/", "/sys/", "/var/", "1.20.1"} {
 			if strings.Contains(text, no) {

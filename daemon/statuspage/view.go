@@ -3,6 +3,7 @@ package statuspage
 import (
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,7 +99,7 @@ func millis(t time.Time) int64 {
 func summaryOf(st v1.Status) summary {
 	return summary{
 		Node: st.Node, Version: st.Version, Started: millis(st.Started), Ready: st.Ready,
-		Problems: problems(st), Checks: checks(st), Pools: st.Pools,
+		Problems: problems(st), Checks: checks(st), Pools: append([]string{}, st.Pools...),
 	}
 }
 
@@ -233,7 +234,7 @@ func serverOf(s v1.Server, past []uint64) server {
 		ID: s.ID, Address: strings.Join(s.Addresses, ", "), Level: ok, State: "in use",
 		Proxies: s.Proxies, Active: s.Active, Established: s.Established,
 		Failed: s.Failed + s.FailedLocal, Bounced: s.Bounced,
-	}, past}
+	}, append([]uint64{}, past...)}
 	switch {
 	case s.Drained && s.Active > 0:
 		out.Level, out.State = note, "draining"
@@ -258,8 +259,10 @@ func proxyOf(p v1.Proxy) proxy {
 	if out.VIP == "" {
 		out.VIP = p.VIP6
 	}
-	if len(p.Servers) > 0 {
-		out.Server = p.Servers[0].ID
+	for _, s := range p.Servers { // the kernel passes over those that are held down
+		if out.Server == "" || slices.Contains(p.HeldDown, out.Server) && !slices.Contains(p.HeldDown, s.ID) {
+			out.Server = s.ID
+		}
 	}
 	switch p.State {
 	case v1.ProxyConnected:
@@ -284,7 +287,7 @@ func reasonWords(reason string) string {
 	case "server-gone":
 		return "the server left the catalog"
 	case "rebalance":
-		return "for an even load"
+		return "for an even load, with the next connection"
 	case "connect-failed":
 		return "a connection failed"
 	case "bounced":

@@ -8,7 +8,7 @@ import { follow } from "./stream.js";
 import * as proxies from "./proxies.js";
 
 const by = (id) => document.getElementById(id);
-const news = new Map(); // by sequence number
+const news = new Map(); // by id
 let summary, heardAt, opened = false;
 
 // say tells those who listen instead of looking; not more often than they can
@@ -127,23 +127,23 @@ function buildServer(s) {
 function showNews(u) {
   if (u.all) news.clear();
   for (const n of u.news ?? []) {
-    if (opened && !u.all && !news.has(n.seq)) say(n.text);
+    if (opened && !u.all && !news.has(n.id)) say(n.text);
     n.fresh = opened && now() - n.at < 10000;
-    news.set(n.seq, n);
+    news.set(n.id, n);
   }
-  const list = [...news.values()].sort((a, b) => b.seq - a.seq).slice(0, 60);
-  for (const seq of news.keys()) if (seq < (list.at(-1)?.seq ?? 0)) news.delete(seq);
+  const list = [...news.values()].sort((a, b) => b.id - a.id).slice(0, 60);
+  for (const id of news.keys()) if (id < (list.at(-1)?.id ?? 0)) news.delete(id);
   const ol = by("news");
   if (list.length === 0) {
     ol.kept = undefined;
     ol.replaceChildren(make("li", { class: "quiet" }, "Nothing yet."));
     return;
   }
-  keep(ol, list, (n) => n.seq, buildNews, fillNews);
+  keep(ol, list, (n) => n.id, buildNews, fillNews);
 }
 
 function buildNews(n) {
-  return make("li", { class: n.fresh ? "fresh" : false, "data-seq": n.seq },
+  return make("li", { class: n.fresh ? "fresh" : false },
     make("span", { class: "mark", "aria-hidden": "true" }), " ",
     make("time", { datetime: exact(n.at), title: exact(n.at) }, at(n.at)), " ", make("span"), make("span", { class: "why" }),
     make("details", { hidden: "" }, make("summary", {}, "which"), make("span")));

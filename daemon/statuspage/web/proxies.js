@@ -89,9 +89,9 @@ export function show() {
   }
 }
 
-function build() {
+function build(p) {
   return make("tr", {},
-    make("th", { scope: "row" }, "", make("span", { class: "quiet" })),
+    make("th", { scope: "row" }, p.id, make("span", { class: "quiet" })),
     make("td", { class: "wide" }),
     make("td"),
     make("td", {}, make("span", { class: "mark", "aria-hidden": "true" }), " ", make("span")),
@@ -103,7 +103,6 @@ function fill(row, p) {
   if (row.shows === p) return;
   row.shows = p;
   const [id, vip, server, state, placed, active] = row.children;
-  if (id.firstChild.nodeType !== Node.TEXT_NODE) id.prepend(p.id);
   text(id.lastChild, p.where);
   text(vip, p.vip);
   text(server, p.server || "none");

@@ -1,0 +1,124 @@
+package page
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
+)
+
+// worksByKeyboard goes through the page with the keyboard alone.
+func worksByKeyboard(w *world) {
+	p := w.open(desk)
+	focus := `document.activeElement.id || document.activeElement.textContent`
+	w.must(p.Press(w.ctx, "Tab"))
+	if got := p.text(focus); got != "Skip to the proxies" {
+		w.Errorf("the first stop is %q", got)
+	}
+	stops := map[string]bool{}
+	for range 30 {
+		w.must(p.Press(w.ctx, "Tab"))
+		stop := p.text(focus)
+		stops[stop] = true
+		if stop == "q" {
+			break
+		}
+		// Who cannot see the mouse sees the focus.
+		if got := p.text(`getComputedStyle(document.activeElement).outlineStyle`); got == "none" {
+			w.Errorf("the focus on %q cannot be seen", stop)
+		}
+	}
+	if !stops["q"] {
+		w.Fatalf("the filter cannot be reached: %v", stops)
+	}
+	w.must(p.Type(w.ctx, "cart connected"))
+	p.until(time.Second, `document.getElementById("found").textContent === "1 to 3 of 3"`)
+	w.must(p.Press(w.ctx, "Enter")) // must not load the page anew
+	w.must(p.Press(w.ctx, "Tab"))   // the table's region
+	w.must(p.Press(w.ctx, "Tab"))   // its first head
+	if got := p.text(focus); got != "Proxy" {
+		w.Errorf("the focus is on %q, want the first column's head", got)
+	}
+	w.must(p.Press(w.ctx, "Enter"))
+	p.until(time.Second, `document.querySelector("#proxy-table [aria-sort]").ariaSort === "descending" &&
+		document.querySelector("#proxy-table tbody th").textContent.startsWith("cart-3")`)
+	// An update does not take the focus away.
+	time.Sleep(2500 * time.Millisecond)
+	if got := p.text(focus); got != "Proxy" {
+		w.Errorf("after two updates the focus is on %q", got)
+	}
+	p.calm()
+}
+
+// isAccessible asks axe, in light and dark, on a desk and a phone.
+func isAccessible(w *world) {
+	axe := axeScript(w)
+	for _, dark := range []bool{false, true} {
+		for _, width := range []int{1280, 360} {
+			v := desk
+			v.Dark, v.Width = dark, width
+			p := w.blank(v)
+			w.must(p.Call(w.ctx, "Page.setBypassCSP", map[string]any{"enabled": true}, nil)) // axe's own doings are not the page's
+			w.must(p.Load(w.ctx, w.url))
+			p.until(10*time.Second, `document.documentElement.dataset.live === "true"`)
+			if width == 360 {
+				if got := p.text(`document.documentElement.scrollWidth <= innerWidth`); got != "true" {
+					w.Errorf("at a width of 360 the page is %s wide", p.text(`document.documentElement.scrollWidth`))
+				}
+			}
+			w.must(p.Eval(w.ctx, axe, nil))
+			var found string
+			w.must(p.Eval(w.ctx, `axe.run(document).then((r) => JSON.stringify({
+				passes: r.passes.length,
+				violations: r.violations.map((v) => ({ id: v.id, help: v.help, nodes: v.nodes.map((n) => n.html + " " + n.failureSummary) })),
+			}))`, &found))
+			var report struct {
+				Passes     int
+				Violations []struct {
+					ID, Help string
+					Nodes    []string
+				}
+			}
+			w.must(json.Unmarshal([]byte(found), &report))
+			w.Logf("dark %t, width %d: %d rules hold", dark, width, report.Passes)
+			if report.Passes < 20 {
+				w.Errorf("axe has looked at %d rules only", report.Passes)
+			}
+			for _, v := range report.Violations {
+				w.Errorf("dark %t, width %d: %s: %s: %q", dark, width, v.ID, v.Help, v.Nodes)
+			}
+		}
+	}
+}
+
+// axeVersion is that of the npm package axe-core.
+const axeVersion = "4.14.1"
+
+// axeScript is the source of axe, which npm fetches once into .cache.
+func axeScript(w *world) string {
+	w.Helper()
+	root, err := binaries.Root()
+	w.must(err)
+	dir := filepath.Join(root, ".cache", "axe")
+	path := filepath.Join(dir, "node_modules", "axe-core", "axe.min.js")
+	script, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		npm, missing := exec.LookPath("npm")
+		if missing != nil {
+			w.Skip("no npm, which fetches axe-core: install what Debian calls npm")
+		}
+		w.must(os.MkdirAll(dir, 0o755))
+		out, failed := exec.CommandContext(w.ctx, npm, "install", "--prefix", dir, "--no-save", "--no-audit", "--no-fund", "axe-core@"+axeVersion).CombinedOutput()
+		if failed != nil {
+			w.Fatal(fmt.Errorf("fetch axe-core: %w: %s", failed, out))
+		}
+		script, err = os.ReadFile(path)
+	}
+	w.must(err)
+	return string(script)
+}
