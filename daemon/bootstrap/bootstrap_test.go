@@ -235,6 +235,15 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
+// A path to be matched has a slash before it and no query after it.
+func TestScrapePath(t *testing.T) {
+	for in, want := range map[string]string{"/metrics": "/metrics", "scrape": "/scrape", "scrape?x=y": "/scrape", "/a?": "/a?", "/a%20b?c": "/a b"} {
+		if got := scrapePath(in); got != want {
+			t.Errorf("%s is %s, want %s", in, got, want)
+		}
+	}
+}
+
 // Names of metrics as Consul's configuration makes them, and the tags to be
 // taken out of them.
 func TestStatsTags(t *testing.T) {

@@ -68,7 +68,7 @@ const (
   },
   "node": {
     "cluster": "{{ .ProxyCluster }}", "id": "{{ .ProxyID }}",
-    "metadata": {"node_name": "{{ .NodeName }}", "namespace": "{{if ne .Namespace ""}}{{ .Namespace }}{{else}}default{{end}}", "partition": "{{ .Partition }}", "mine": "yes"}
+    "metadata": {"node_name": "{{ .NodeName }}", "namespace": "{{if ne .Namespace ""}}{{ .Namespace }}{{else}}default{{end}}", "partition": "{{if .Partition }}{{ .Partition }}{{else}}default{{end}}", "mine": "yes"}
   },
   "static_resources": {
     "clusters": [{
@@ -143,7 +143,7 @@ var cases = map[string]Params{
 	"stats config":       configured(map[string]any{keyStatsConfig: `{"stats_tags": [], "useAllDefaultTags": false}`, keyStatsTags: "x"}),
 	"flush interval":     configured(map[string]any{keyFlushInterval: "1.5s"}),
 	"prometheus":         configured(map[string]any{keyPrometheusBind: "0.0.0.0:20200"}),
-	"prometheus merged":  configured(map[string]any{keyPrometheusBind: "[::]:20200"}, prometheus(state.PrometheusSettings{ScrapePath: "scrape?x=y", MergePort: 20100})),
+	"prometheus merged":  configured(map[string]any{keyPrometheusBind: "[::]:20200"}, prometheus(state.PrometheusSettings{ScrapePath: "/scrape", MergePort: 20100})),
 	"prometheus tls":     configured(map[string]any{keyPrometheusBind: "0.0.0.0:20200", keyStatsBind: "127.0.0.1:20201"}, prometheus(promTLS), func(p *Params) { p.Settings.ReadyBind = "0.0.0.0:21000" }),
 	"prometheus tls dir": configured(map[string]any{keyPrometheusBind: "0.0.0.0:20200"}, prometheus(promTLSDir), func(p *Params) { p.PrometheusCAs = []byte(testCA) }),
 	"stats bind":         configured(map[string]any{keyStatsBind: "0.0.0.0:20201"}),

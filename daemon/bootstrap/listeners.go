@@ -14,6 +14,7 @@ import (
 	routerv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
 	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 )
@@ -129,7 +130,9 @@ func (b *builder) ownClusters(xds *clusterv3.Cluster) []*clusterv3.Cluster {
 
 // backend is a cluster of one address, by HTTP/1.1.
 func backend(name string, at netip.AddrPort) *clusterv3.Cluster {
-	return static(name, 5, socketAddress(at))
+	c := static(name, 5, socketAddress(at))
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: plainHTTP1}
+	return c
 }
 
 // static is a cluster of one address.

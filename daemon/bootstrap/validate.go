@@ -31,7 +31,7 @@ func validate(text []byte, into validator) error {
 	if err != nil {
 		return err
 	}
-	known, err := json.Marshal(blank(tree))
+	known, err := json.Marshal(conform(tree, into.ProtoReflect().Descriptor()))
 	if err != nil {
 		return err
 	}
@@ -85,27 +85,61 @@ func tail(text []byte) []byte {
 
 const typeKey = "@type"
 
-// blank leaves only the type of extensions that are not linked in.
-func blank(tree any) any {
-	switch v := tree.(type) {
-	case []any:
-		for i := range v {
-			v[i] = blank(v[i])
+// conform makes a tree one that Go's protobuf takes as Envoy's does: a lone value
+// is a list of one, and of an extension that is not linked in only the type is
+// left.
+func conform(tree any, as protoreflect.MessageDescriptor) any {
+	object, ok := tree.(map[string]any)
+	if !ok {
+		return tree
+	}
+	if as.FullName() == "google.protobuf.Any" {
+		url, _ := object[typeKey].(string)
+		t, err := protoregistry.GlobalTypes.FindMessageByURL(url)
+		if err != nil {
+			return map[string]any{typeKey: object[typeKey]}
 		}
-	case map[string]any:
-		if url, ok := v[typeKey].(string); ok && !linked(url) {
-			return map[string]any{typeKey: url}
+		as = t.Descriptor()
+	}
+	if as.ParentFile().Package() == "google.protobuf" {
+		return tree // with a form of its own
+	}
+	for key, value := range object {
+		field := as.Fields().ByJSONName(key)
+		if field == nil {
+			field = as.Fields().ByTextName(key)
 		}
-		for k := range v {
-			v[k] = blank(v[k])
+		if field != nil {
+			object[key] = conformField(value, field)
 		}
 	}
 	return tree
 }
 
-func linked(url string) bool {
-	_, err := protoregistry.GlobalTypes.FindMessageByURL(url)
-	return err == nil
+func conformField(value any, as protoreflect.FieldDescriptor) any {
+	switch {
+	case value == nil:
+	case as.IsMap():
+		if entries, ok := value.(map[string]any); ok && as.MapValue().Message() != nil {
+			for key := range entries {
+				entries[key] = conform(entries[key], as.MapValue().Message())
+			}
+		}
+	case as.IsList():
+		items, ok := value.([]any)
+		if !ok {
+			items = []any{value}
+		}
+		for i := range items {
+			if as.Message() != nil {
+				items[i] = conform(items[i], as.Message())
+			}
+		}
+		return items
+	case as.Message() != nil:
+		return conform(value, as.Message())
+	}
+	return value
 }
 
 // extensions finds the types of extensions; one that is not linked in is taken

@@ -1,0 +1,361 @@
+package bootstrap
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
+	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	metricsv3 "github.com/envoyproxy/go-control-plane/envoy/config/metrics/v3"
+	tlsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/transport_sockets/tls/v3"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/lictor-mesh/lictor/daemon/catalog"
+	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
+)
+
+// Consul's own `consul connect envoy -bootstrap`, from which consul-dataplane has
+// its template, and we, asked for the same proxies of the same server: the
+// bootstraps are equal, field by field, but for what is different on purpose.
+func TestEqualsConsul(t *testing.T) {
+	c := startConsul(t)
+	for _, name := range slices.Sorted(maps.Keys(cases)) {
+		p := cases[name]
+		switch name {
+		case "minimal", "strange names", "tenancy":
+			continue // nothing that a server of the open-source edition could answer
+		}
+		t.Run(name, func(t *testing.T) {
+			c.register(t, p)
+			p.Central = c.params(t, p)
+			ours := read(t, p)
+			theirs := c.bootstrap(t, p)
+			different := append(cli(p, theirs), allow(t, p, theirs, ours)...)
+			if !proto.Equal(theirs, ours) {
+				t.Errorf("differs from Consul's, also without what is different on purpose:\n%s", lineDiff(text(t, theirs), text(t, ours)))
+			}
+			t.Logf("different on purpose: %s", strings.Join(different, ", "))
+		})
+	}
+}
+
+// cli undoes what `consul connect envoy` does otherwise than consul-dataplane,
+// which has asked a server and not an agent.
+func cli(p Params, theirs *bootstrapv3.Bootstrap) (different []string) {
+	if theirs.GetNode().GetCluster() == p.ProxyID {
+		theirs.Node.Cluster = p.Central.Service
+		for _, tag := range theirs.GetStatsConfig().GetStatsTags() {
+			if tag.GetTagName() == "local_cluster" {
+				tag.TagValue = &metricsv3.TagSpecifier_FixedValue{FixedValue: p.Central.Service}
+			}
+		}
+		different = append(different, "a gateway's cluster is its service (command line)")
+	}
+	if p.Central.Config[keyCollectorDir] != nil && p.Central.Config[keyFlushInterval] == nil {
+		theirs.StatsFlushInterval = nil
+		different = append(different, "no interval for the collector (command line)")
+	}
+	return different
+}
+
+// allow makes Consul's bootstrap ours in what is different on purpose, and names
+// what was.
+func allow(t *testing.T, p Params, theirs, ours *bootstrapv3.Bootstrap) (different []string) {
+	t.Helper()
+	said := func(what string) { different = append(different, what) }
+
+	// The way to the servers: a VIP, with TLS and the token, and what a redirect
+	// needs. The address was given to both.
+	mine, other := ours.GetStaticResources().GetClusters(), theirs.GetStaticResources().GetClusters()
+	if len(mine) == 0 || len(other) == 0 || !proto.Equal(endpoint(mine[0]), endpoint(other[0])) {
+		t.Fatalf("the first cluster is %v, and Consul's %v", mine, other)
+	}
+	other[0] = proto.CloneOf(mine[0])
+	said("cluster " + mine[0].GetName())
+	ads, theirADS := ours.GetDynamicResources().GetAdsConfig().GetGrpcServices()[0], theirs.GetDynamicResources().GetAdsConfig().GetGrpcServices()[0]
+	theirADS.GetEnvoyGrpc().ClusterName = ads.GetEnvoyGrpc().GetClusterName()
+	theirADS.GetEnvoyGrpc().RetryPolicy = ads.GetEnvoyGrpc().GetRetryPolicy()
+	said("backoff of the stream")
+	theirADS.InitialMetadata = slices.DeleteFunc(theirADS.GetInitialMetadata(), func(h *corev3.HeaderValue) bool { return h.GetKey() == tokenHeader })
+	said("no token in the bootstrap")
+
+	// Fields that Envoy calls deprecated, in the form that it has for them now.
+	if path := theirs.GetAdmin().GetAccessLogPath(); path != "" && p.Central.Config[keyTemplate] == nil { //nolint:staticcheck // it is theirs
+		theirs.Admin.AccessLogPath = "" //nolint:staticcheck // likewise
+		theirs.Admin.AccessLog = []*accesslogv3.AccessLog{ours.GetAdmin().GetAccessLog()[0]}
+		said("access log " + path + " by its current field")
+	}
+	for _, cluster := range other[1:] {
+		options := plainHTTP1
+		switch {
+		case cluster.GetHttp2ProtocolOptions() != nil: //nolint:staticcheck // likewise
+			options = plainHTTP2
+		case cluster.GetHttpProtocolOptions() == nil: //nolint:staticcheck // likewise
+			continue
+		}
+		cluster.HttpProtocolOptions, cluster.Http2ProtocolOptions = nil, nil //nolint:staticcheck // likewise
+		cluster.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: options}
+		said("HTTP options of " + cluster.GetName() + " by their current field")
+	}
+
+	// TLS of the Prometheus listener is that of no other listener.
+	for i, l := range theirs.GetStaticResources().GetListeners() {
+		socket := l.GetFilterChains()[0].GetTransportSocket()
+		if socket == nil {
+			continue
+		}
+		context := new(tlsv3.DownstreamTlsContext)
+		if err := socket.GetTypedConfig().UnmarshalTo(context); err != nil {
+			t.Fatal(err)
+		}
+		if l.GetName() != prometheusName+"_listener" {
+			theirs.StaticResources.Listeners[i].FilterChains[0].TransportSocket = nil
+			said("no TLS for " + l.GetName())
+			continue
+		}
+		context.RequireClientCertificate = wrapperspb.Bool(false)
+		packed, err := pack(context)
+		if err != nil {
+			t.Fatal(err)
+		}
+		socket.GetConfigType().(*corev3.TransportSocket_TypedConfig).TypedConfig = packed
+	}
+	secrets := map[string]bool{}
+	if r := theirs.GetStaticResources(); r != nil {
+		r.Secrets = slices.DeleteFunc(r.GetSecrets(), func(s *tlsv3.Secret) bool {
+			again := secrets[s.GetName()]
+			secrets[s.GetName()] = true
+			return again
+		})
+		for _, s := range r.GetSecrets() {
+			if v := s.GetValidationContext(); v != nil && v.GetTrustedCa() == nil {
+				v.WatchedDirectory, v.TrustedCa = nil, inline(p.PrometheusCAs)
+				said("the CAs of a directory are read")
+			}
+		}
+	}
+	return different
+}
+
+func endpoint(c *clusterv3.Cluster) proto.Message {
+	return c.GetLoadAssignment().GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress()
+}
+
+func text(t *testing.T, m proto.Message) []string {
+	t.Helper()
+	raw, err := protojson.MarshalOptions{UseProtoNames: true, Resolver: extensions{}}.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := indent(json.RawMessage(raw))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(string(out), "\n")
+}
+
+// lineDiff shows the lines that only one side has.
+func lineDiff(theirs, ours []string) string {
+	var out strings.Builder
+	only := func(sign string, a, b []string) {
+		for _, line := range a {
+			if !slices.Contains(b, line) {
+				fmt.Fprintf(&out, "%s %s\n", sign, line)
+			}
+		}
+	}
+	only("consul", theirs, ours)
+	only("lictor", ours, theirs)
+	return cmp.Or(out.String(), "the order differs")
+}
+
+// consulServer is a real one.
+type consulServer struct {
+	binary, http, grpc string
+	catalog            *catalog.Catalog
+}
+
+func startConsul(t *testing.T) *consulServer {
+	t.Helper()
+	if os.Getenv("REQUIRE_PRIVILEGED") != "1" {
+		root, err := binaries.Root()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, missing := os.Stat(filepath.Join(root, ".cache", "bin", "consul"))
+		if _, err := exec.LookPath("consul"); err != nil && missing != nil && os.Getenv("CONSUL") == "" {
+			t.Skip("needs Consul: not on PATH, and not built by tools/testbed")
+		}
+	}
+	binary, err := binaries.Consul(t.Context(), os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	var ports [5]int
+	var held []net.Listener // until all are known, so that none comes twice
+	for i := range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports[i] = l.Addr().(*net.TCPAddr).Port
+		held = append(held, l)
+	}
+	for _, l := range held {
+		_ = l.Close()
+	}
+	conf := fmt.Sprintf(`
+		ports { http = %d  grpc = %d  server = %d  serf_lan = %d  serf_wan = %d  dns = -1 }
+		disable_update_check = true
+		performance { raft_multiplier = 1 }`, ports[0], ports[1], ports[2], ports[3], ports[4])
+	if err := os.WriteFile(filepath.Join(dir, "consul.hcl"), []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	cmd := exec.Command(binary, "agent", "-server", "-bootstrap-expect=1", "-node=first", "-bind=127.0.0.1",
+		"-data-dir="+filepath.Join(dir, "data"), "-config-dir="+dir)
+	cmd.Stdout, cmd.Stderr = &log, &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // killed
+		if t.Failed() {
+			t.Logf("consul says:\n%.3000s", log.String())
+		}
+	})
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	c := &consulServer{binary: binary, http: fmt.Sprintf("127.0.0.1:%d", ports[0]), grpc: fmt.Sprintf("127.0.0.1:%d", ports[1])}
+	c.catalog, err = catalog.New(catalog.Config{Addresses: c.grpc, WatchDisabled: true, TLS: catalog.TLS{Disabled: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		err := c.put("/v1/catalog/register", map[string]any{"Node": "pod-virtual", "Address": "10.9.9.9"})
+		if err == nil {
+			return c
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (c *consulServer) put(path string, body any) error {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	req, err := http.NewRequest(http.MethodPut, "http://"+c.http+path, bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", path, resp.Status)
+	}
+	return nil
+}
+
+// register puts a proxy and its configuration into the catalog.
+func (c *consulServer) register(t *testing.T, p Params) {
+	t.Helper()
+	service := map[string]any{
+		"Kind": "connect-proxy", "ID": p.ProxyID, "Service": "web-sidecar-proxy", "Port": 20000,
+		"Proxy": map[string]any{"DestinationServiceName": "web", "DestinationServiceID": "web-1", "Config": p.Central.Config},
+	}
+	if strings.Contains(p.ProxyID, "gateway") {
+		service["Kind"], service["Service"], service["Proxy"] = "mesh-gateway", "mesh-gateway", map[string]any{"Config": p.Central.Config}
+	}
+	for path, body := range map[string]any{
+		"/v1/catalog/register": map[string]any{"Node": "pod-virtual", "Address": "10.9.9.9", "Service": service},
+		"/v1/config":           map[string]any{"Kind": "proxy-defaults", "Name": "global", "AccessLogs": map[string]any{"Enabled": p.Central.AccessLogs != nil}},
+	} {
+		if err := c.put(path, body); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// params are what the server answers for the proxy.
+func (c *consulServer) params(t *testing.T, p Params) Central {
+	t.Helper()
+	got, err := c.catalog.BootstrapParams(t.Context(), catalog.ParamsQuery{
+		Server: netip.MustParseAddrPort(c.grpc), ProxyID: p.ProxyID, Node: p.Node,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Central{
+		Service: got.Service, Identity: got.Identity, Datacenter: got.Datacenter, Namespace: got.Namespace,
+		Partition: got.Partition, NodeName: got.NodeName, Config: got.Config, AccessLogs: got.AccessLogs,
+	}
+}
+
+// bootstrap is what `consul connect envoy` makes, as Envoy reads it.
+func (c *consulServer) bootstrap(t *testing.T, p Params) *bootstrapv3.Bootstrap {
+	t.Helper()
+	admin := cmp.Or(p.Settings.AdminBind, DefaultAdmin.String())
+	args := []string{
+		"connect", "envoy", "-bootstrap", "-omit-deprecated-tags", "-http-addr=" + c.http,
+		"-proxy-id=" + p.ProxyID, "-node-name=" + p.Node, "-grpc-addr=" + p.XDS.String(), "-admin-bind=" + admin,
+	}
+	if host, port, err := net.SplitHostPort(p.Settings.ReadyBind); err == nil {
+		args = append(args, "-envoy-ready-bind-address="+host, "-envoy-ready-bind-port="+port)
+	}
+	if s := p.Settings.Prometheus; s != nil {
+		args = append(args, "-prometheus-scrape-path="+cmp.Or(s.ScrapePath, "/metrics"), "-prometheus-ca-file="+s.CACertsFile,
+			"-prometheus-ca-path="+s.CACertsPath, "-prometheus-cert-file="+s.CertFile, "-prometheus-key-file="+s.KeyFile)
+		if s.MergePort != 0 {
+			args = append(args, fmt.Sprintf("-prometheus-backend-port=%d", s.MergePort))
+		}
+	}
+	if p.Settings.NoCentralTelemetry {
+		args = append(args, "-no-central-config")
+	}
+	var stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), c.binary, args...)
+	cmd.Stderr = &stderr
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
+	for _, name := range []string{"STATSD", "HOST_IP"} {
+		if p.Env == nil {
+			break
+		}
+		if value, ok := p.Env(name); ok {
+			cmd.Env = append(cmd.Env, name+"="+value)
+		}
+	}
+	doc, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", cmd, err, stderr.String())
+	}
+	b := new(bootstrapv3.Bootstrap)
+	if err := validate(doc, b); err != nil {
+		t.Fatalf("%v\n%s", err, doc)
+	}
+	return b
+}
