@@ -63,6 +63,7 @@ type hub struct {
 	stale   string
 	failing bool // the last reading failed
 	happens *chronicle
+	once    sync.Once          // that the chronicle is told of drains before its time
 	unwatch context.CancelFunc // ends the following of connections; nil: they are not followed
 }
 
@@ -227,6 +228,7 @@ func (h *hub) apply(r reading) update {
 	for _, s := range r.servers {
 		servers = append(servers, serverOf(s, h.past[s.ID]))
 	}
+	h.once.Do(func() { h.happens.seedServers(servers) })
 	if !slices.EqualFunc(servers, h.known.Servers, equalServer) {
 		h.known.Servers, news.Servers = servers, servers
 	}

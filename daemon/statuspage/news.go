@@ -39,6 +39,7 @@ type chronicle struct {
 	servers map[string]string  // by proxy: the one in use
 	trouble map[string]trouble // by proxy: what its last connection ended with
 	failed  map[string]trouble // by server: when it last failed one of them
+	drained map[string]bool    // servers
 	entries []*entry           // oldest first, at most maxNews
 }
 
@@ -66,7 +67,7 @@ type target struct {
 }
 
 func newChronicle() *chronicle {
-	return &chronicle{servers: map[string]string{}, trouble: map[string]trouble{}, failed: map[string]trouble{}}
+	return &chronicle{servers: map[string]string{}, trouble: map[string]trouble{}, failed: map[string]trouble{}, drained: map[string]bool{}}
 }
 
 // seed says where proxies are of which no event was read.
@@ -124,11 +125,16 @@ func (c *chronicle) placed(e v1.JournalEvent, b state.Placed) *entry {
 	if !b.At.IsZero() {
 		at = b.At
 	}
-	verb := "moved"
-	if b.Reason == state.PlaceRebalance {
+	verb, why := "moved", reasonWords(string(b.Reason))
+	switch {
+	case b.Reason == state.PlaceRebalance:
 		verb = "will move" // the stream that there is stays
+	case b.Reason == state.PlaceOperator && c.drained[from]:
+		why = "a drain"
+	case b.Reason == state.PlaceOperator:
+		verb, why = "will move", "the end of a drain, with the next connection"
 	}
-	return c.move(b.ID, verb, to, from, reasonWords(string(b.Reason)), at)
+	return c.move(b.ID, verb, to, from, why, at)
 }
 
 // connected gives the news that a connection makes: that of a proxy on another
@@ -183,6 +189,15 @@ func (c *chronicle) credential(e v1.JournalEvent, b state.CredentialChanged) *en
 	return n
 }
 
+// seedServers says which servers are drained of whose drain no event was read.
+func (c *chronicle) seedServers(servers []server) {
+	for _, s := range servers {
+		if s.drained {
+			c.drained[s.ID] = true
+		}
+	}
+}
+
 // server makes news of what happened to a server.
 func (c *chronicle) server(e v1.JournalEvent) *entry {
 	var b struct {
@@ -203,8 +218,10 @@ func (c *chronicle) server(e v1.JournalEvent) *entry {
 		delete(c.failed, b.ID)
 		l, what = bad, "left the catalog, or is critical there"
 	case state.KindServerDrained:
+		c.drained[b.ID] = true
 		l, what = note, "is drained"
 	case state.KindServerUndrained:
+		delete(c.drained, b.ID)
 		l, what = ok, "is no longer drained"
 	default:
 		return nil

@@ -90,6 +90,16 @@ func TestNews(t *testing.T) {
 				"s1 left the catalog, or is critical there", "s2 has another address or version",
 			},
 		},
+		"a drain and its end": {
+			[]state.Body{
+				placed("a", "s1", state.PlaceInitial), state.ServerDrained{ID: "s1"}, placed("a", "s2", state.PlaceOperator),
+				state.ServerUndrained{ID: "s1"}, placed("a", "s1", state.PlaceOperator),
+			},
+			[]string{
+				"s1 is drained", "a moved from s1 to s2: a drain", "s1 is no longer drained",
+				"a will move from s2 to s1: the end of a drain, with the next connection",
+			},
+		},
 		"credentials": {
 			[]state.Body{
 				state.CredentialChanged{ID: "a", State: state.CredentialLoginFailed, Problem: "a secret"},

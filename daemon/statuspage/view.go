@@ -45,7 +45,8 @@ type check struct {
 // server is a row of the servers' table.
 type server struct {
 	serverRow
-	Past []uint64 `json:"past"` // Active at each sample, oldest first
+	Past    []uint64 `json:"past"` // Active at each sample, oldest first
+	drained bool
 }
 
 // serverRow is what is one value for each server.
@@ -234,7 +235,7 @@ func serverOf(s v1.Server, past []uint64) server {
 		ID: s.ID, Address: strings.Join(s.Addresses, ", "), Level: ok, State: "in use",
 		Proxies: s.Proxies, Active: s.Active, Established: s.Established,
 		Failed: s.Failed + s.FailedLocal, Bounced: s.Bounced,
-	}, append([]uint64{}, past...)}
+	}, append([]uint64{}, past...), s.Drained}
 	switch {
 	case s.Drained && s.Active > 0:
 		out.Level, out.State = note, "draining"

@@ -7,6 +7,7 @@ const rows = 100;
 const collator = new Intl.Collator("en", { numeric: true });
 const known = new Map();
 const view = { words: [], sort: "id", down: false, from: 0 };
+let list = []; // those that match, in order
 let table, found, before, after, announce;
 
 export function setUp(say) {
@@ -43,7 +44,7 @@ export function setUp(say) {
 
 function turn(by) {
   view.from = Math.max(0, view.from + by);
-  show();
+  draw();
   announce(found.textContent);
 }
 
@@ -58,17 +59,17 @@ export function update(u) {
   if (u.all || u.proxies || u.gone) show();
 }
 
-// chosen gives the proxies that match, in order.
-function chosen() {
-  const list = [...known.values()].filter((p) => view.words.every((w) => p.text.includes(w)));
+// show picks those that match, in order, and draws them.
+function show() {
+  list = [...known.values()].filter((p) => view.words.every((w) => p.text.includes(w)));
   const by = view.sort, sign = view.down ? -1 : 1;
   const compare = (a, b) =>
     (typeof a[by] === "number" ? a[by] - b[by] : collator.compare(a[by], b[by])) * sign || collator.compare(a.id, b.id);
-  return list.sort(compare);
+  list.sort(compare);
+  draw();
 }
 
-export function show() {
-  const list = chosen();
+function draw() {
   if (view.from >= list.length) view.from = Math.max(0, Math.ceil(list.length / rows) - 1) * rows;
   const part = list.slice(view.from, view.from + rows);
   const body = table.tBodies[0];

@@ -131,7 +131,7 @@ func showsAFailover(w *world) {
 	p.until(15*time.Second, fmt.Sprintf(`[...document.querySelectorAll("#servers tbody tr")].filter((r) => r.cells[0].innerText.startsWith(%q))
 		.every((r) => r.cells[3].innerText.trim() === "0")`, victim.Name))
 	p.until(15*time.Second, fmt.Sprintf(`[...document.querySelectorAll("#proxy-table tbody tr")].every((r) => r.cells[2].innerText !== %q)`, victim.Name))
-	p.until(5*time.Second, fmt.Sprintf(`document.getElementById("say").textContent.length > 0`))
+	p.until(5*time.Second, `document.getElementById("say").textContent.length > 0`)
 	w.Logf("news: %s", strings.ReplaceAll(p.text(`document.getElementById("news").innerText`), "\n", " "))
 	p.calm()
 	w.must(victim.Restart(w.ctx))
