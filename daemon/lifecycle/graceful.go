@@ -1,0 +1,54 @@
+package lifecycle
+
+import (
+	"cmp"
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// readyEvery is the pace at which Envoy is asked whether it is ready, while
+// somebody waits for that.
+const readyEvery = 100 * time.Millisecond
+
+// gracefulHandler serves the two endpoints that applications and hooks of pods
+// call; their default paths are consul-dataplane's.
+func (l *life) gracefulHandler(r *running) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc(cmp.Or(l.settings.GracefulShutdownPath, "/graceful_shutdown"), func(w http.ResponseWriter, _ *http.Request) {
+		select {
+		case l.endings <- "graceful shutdown endpoint":
+		default: // it has begun, or is about to
+		}
+		w.WriteHeader(http.StatusOK)
+	})
+	mux.HandleFunc(cmp.Or(l.settings.GracefulStartupPath, "/graceful_startup"), func(w http.ResponseWriter, req *http.Request) {
+		l.startup(w, req, r)
+	})
+	return mux
+}
+
+// startup answers when Envoy is ready or the startup grace, counted from the
+// process's registration, is over. The answer is 200 either way: an application
+// that waits for its proxy starts in the end.
+func (l *life) startup(w http.ResponseWriter, req *http.Request, r *running) {
+	grace := time.Duration(l.settings.StartupGraceSeconds) * time.Second
+	allow(w, grace)
+	for {
+		err := error(nil)
+		if grace > 0 {
+			err = l.ask(req.Context(), r, http.MethodGet, "/ready")
+		}
+		if err == nil {
+			_, _ = fmt.Fprintln(w, "ready")
+			return
+		}
+		if time.Since(l.began) >= grace {
+			_, _ = fmt.Fprintf(w, "not ready, and the startup grace of %d s is over\n", l.settings.StartupGraceSeconds)
+			return
+		}
+		if !sleep(req.Context(), readyEvery) {
+			return
+		}
+	}
+}
