@@ -28,8 +28,10 @@ TESTFLAGS ?=
 # How long `make fuzz` stays with each target, and `make test`.
 FUZZTIME  ?= 30s
 FUZZBRIEF := 2s
-# Suites of `make bench`; empty: all.
+# Suites of `make bench`, words of `make failover`'s scenarios; empty: all.
 ONLY ?=
+# How often `make failover` loses a server, of each kind.
+ROUNDS ?= 20
 # How often `make bench-packages` runs each benchmark.
 COUNT ?= 6
 # make demo KEEP=1 leaves it running.
@@ -169,6 +171,11 @@ powercut: root build ## cut the power of a journal N (1000) times, and of a whol
 soak: root build parts ## H (1) hours of pods, servers and restarts that come and go, all counted and measured; SEED repeats one
 	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/soak ./tools/soak
 	@exec .cache/bin/soak --hours=$(H) $(if $(SEED),--seed=$(SEED))
+
+.PHONY: failover
+failover: root build parts ## lose a Consul server ROUNDS (20) times a kind, and time each Envoy's way to another: 40 minutes; ONLY=lictor,kill for some; DATAPLANE=... to compare
+	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/failover ./tools/failover
+	@exec .cache/bin/failover -rounds=$(ROUNDS) -only='$(ONLY)'
 
 $(BENCHSTAT): tools/deps/benchstat/go.mod tools/deps/benchstat/go.sum
 	@mkdir -p $(@D)

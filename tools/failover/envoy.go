@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/bed"
+)
+
+// lookEvery is how often an Envoy is looked at, short against what is measured.
+const lookEvery = 10 * time.Millisecond
+
+// envoy is an Envoy in a pod, by whatever it was started.
+type envoy struct {
+	pod    *bed.Pod
+	client *http.Client
+	before uint64 // listener updates before the loss
+
+	connected time.Time // of the stream that the change came by
+	changed   time.Time // the change was there; zero for never
+}
+
+func newEnvoy(pod *bed.Pod) *envoy { return &envoy{pod: pod, client: pod.HTTPClient()} }
+
+// updates is how many listener updates it has taken: each change here is one.
+func (e *envoy) updates(ctx context.Context) (n uint64, err error) {
+	const stat = "listener_manager.lds.update_success"
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://127.0.0.1:19000/stats?filter=^"+stat+"$", nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := e.client.Do(req)
+	if err != nil {
+		return 0, fmt.Errorf("ask envoy in %s: %w", e.pod.Name, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, err
+	}
+	text, ok := strings.CutPrefix(strings.TrimSpace(string(body)), stat+": ")
+	if !ok {
+		return 0, fmt.Errorf("ask envoy in %s: it says %q", e.pod.Name, body)
+	}
+	_, err = fmt.Sscan(text, &n)
+	return n, err
+}
+
+// waitUp waits until it has its listeners.
+func (e *envoy) waitUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	last := errors.New("it was not asked")
+	for {
+		n, err := e.updates(ctx)
+		if err == nil && n > 0 {
+			return nil
+		}
+		if ctx.Err() == nil {
+			last = err
+			if err == nil {
+				last = errors.New("it has taken no update")
+			}
+		}
+		if late := sleep(ctx, 20*time.Millisecond); late != nil {
+			return fmt.Errorf("envoy in %s has no configuration: %w; last: %w", e.pod.Name, late, last)
+		}
+	}
+}
+
+// server is the server to which the pod has a connection, nil for none or two.
+func (e *envoy) server(c *bed.Cluster) (*bed.Server, error) {
+	on, err := c.XDSServers(e.pod.Node)
+	if err != nil || len(on) != 1 {
+		return nil, err
+	}
+	for s := range on {
+		return s, nil
+	}
+	return nil, nil
+}
+
+// watch looks until the change has come or the context ends, which is no error.
+func (e *envoy) watch(ctx context.Context, c *bed.Cluster) error {
+	var last *bed.Server
+	for {
+		on, err := e.server(c)
+		if err != nil {
+			return err
+		}
+		if on != last {
+			last, e.connected = on, time.Now()
+		}
+		n, err := e.updates(ctx)
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // it has not come in time
+		}
+		if err != nil {
+			return err
+		}
+		if n > e.before {
+			e.changed = time.Now()
+			return nil
+		}
+		if sleep(ctx, lookEvery) != nil {
+			return nil //nolint:nilerr // likewise
+		}
+	}
+}
