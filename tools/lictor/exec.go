@@ -34,7 +34,9 @@ type bind struct {
 	port int
 }
 
-func (b bind) String() string { return net.JoinHostPort(b.host, strconv.Itoa(b.port)) }
+func (b bind) String() string {
+	return net.JoinHostPort(cmp.Or(b.host, "127.0.0.1"), strconv.Itoa(b.port))
+}
 
 // execOptions are what the flags of lictor exec say.
 type execOptions struct {

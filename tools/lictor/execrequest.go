@@ -79,13 +79,10 @@ func (o *execOptions) settings() (v1.EnvoySettings, error) {
 	if o.admin != usual.admin {
 		s.AdminBind = o.admin.String()
 	}
-	switch {
-	case o.ready.host != "" && o.ready.port != 0:
+	if o.ready.port != 0 {
 		s.ReadyBind = o.ready.String()
-	case o.ready.host != "":
+	} else if o.ready.host != "" {
 		return s, fmt.Errorf("--envoy-ready-bind-address needs --envoy-ready-bind-port")
-	case o.ready.port != 0:
-		s.ReadyBind = bind{"127.0.0.1", o.ready.port}.String()
 	}
 	s.NoCentralTelemetry = !o.central
 	p := o.prometheus
