@@ -19,8 +19,9 @@ func (a *app) eventsCommand() *cobra.Command {
 	var follow, connections bool
 	var since uint64
 	c := a.command("events", "show what was decided, or what connections do",
-		`Shows the journal's events: what was registered, placed, drained. With --follow those to
-come, from now on or after --since, until it is interrupted, also over restarts of lictord.
+		`Shows the journal's events, with the reason in words: what was registered, moved, drained,
+and by whom. With --follow those to come, from now on or after --since, until it is
+interrupted, also over restarts of lictord. Times are in local time; --json has UTC.
 
 With --connections it shows connections as the kernel reports them, from now on: one line
 for each that was established, failed, closed, bounced or denied. They are not kept.`, nil)
@@ -32,11 +33,13 @@ for each that was established, failed, closed, bounced or denied. They are not k
 		client := a.client()
 		defer client.Close()
 		ctx := c.Context()
+		n := a.narrator()
+		show := func(event v1.JournalEvent) error { return a.showEvent(n, event) }
 		switch {
 		case connections:
 			return a.follow(ctx, func() error { return client.Connections(ctx, a.showConnection) })
 		case !follow:
-			return client.Journal(ctx, since, false, a.showEvent)
+			return client.Journal(ctx, since, false, show)
 		}
 		if !c.Flags().Changed("since") {
 			status, err := client.Status(ctx)
@@ -44,11 +47,14 @@ for each that was established, failed, closed, bounced or denied. They are not k
 				return err
 			}
 			since = status.Journal.Seq
+			if !a.json {
+				n.prime(ctx, client)
+			}
 		}
 		return a.follow(ctx, func() error {
 			return client.Journal(ctx, since, true, func(event v1.JournalEvent) error {
 				since = event.Seq // where to go on with the next daemon
-				return a.showEvent(event)
+				return show(event)
 			})
 		})
 	}
@@ -98,45 +104,18 @@ func written(err error) error {
 	return &outputError{err}
 }
 
-func (a *app) historyCommand() *cobra.Command {
-	c := a.command("history ID", "show what became of one proxy", "",
-		func(ctx context.Context, args []string) error {
-			if err := checkID("proxy id", args[0]); err != nil {
-				return err
-			}
-			history, err := ask(a, func(c *v1.Client) (v1.History, error) { return c.History(ctx, args[0]) })
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return a.writeJSON(history)
-			}
-			if len(history.Events) == 0 {
-				a.printf("nothing is kept of %s; the oldest event kept is %d\n", args[0], history.Oldest)
-				return nil
-			}
-			if first := history.Events[0]; first.Kind != "ProxyRegistered" {
-				a.printf("what was before event %d is no longer kept\n", first.Seq)
-			}
-			for _, event := range history.Events {
-				if err := a.showEvent(event); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	c.ValidArgsFunction = a.completeProxies
-	return c
-}
-
 // showEvent writes one event of the journal.
-func (a *app) showEvent(event v1.JournalEvent) error {
+func (a *app) showEvent(n *narrator, event v1.JournalEvent) error {
 	if a.json {
 		return written(a.writeLine(event))
 	}
-	_, err := fmt.Fprintf(a.stdout, "%s  %6d  %-17s  %s\n",
-		a.clock(event.Time), event.Seq, clean(event.Kind), clean(eventText(event)))
+	_, err := fmt.Fprintln(a.stdout, a.eventLine(n, event))
 	return written(err)
+}
+
+// eventLine is an event for people.
+func (a *app) eventLine(n *narrator, event v1.JournalEvent) string {
+	return fmt.Sprintf("%s  %6d  %-17s  %s", a.clock(event.Time), event.Seq, clean(event.Kind), clean(n.tell(event)))
 }
 
 // showConnection writes one connection event.

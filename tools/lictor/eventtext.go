@@ -1,81 +1,148 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"strings"
+	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
 
 // eventData is what any event of the journal may say, by its names there.
 type eventData struct {
-	ID     string   `json:"id"`
-	By     string   `json:"by"`
-	Reason string   `json:"reason"`
-	Ranked []string `json:"ranked"`
+	ID     string    `json:"id"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Ranked []string  `json:"ranked"`
+	At     time.Time `json:"at"`
 	Server *struct {
-		ID    string `json:"id"`
-		Addr4 string `json:"addr4"`
-		Addr6 string `json:"addr6"`
-		Port  uint16 `json:"port"`
+		ID      string `json:"id"`
+		Addr4   string `json:"addr4"`
+		Addr6   string `json:"addr6"`
+		Port    uint16 `json:"port"`
+		Version string `json:"version"`
 	} `json:"server"`
 	Proxy *struct {
-		ID   string `json:"id"`
-		Node string `json:"node"`
-		VIP  string `json:"vip"`
-		VIP6 string `json:"vip6"`
+		ID         string          `json:"id"`
+		Node       string          `json:"node"`
+		VIP        string          `json:"vip"`
+		VIP6       string          `json:"vip6"`
+		Owner      ownerData       `json:"owner"`
+		Credential *credentialData `json:"credential"`
+		Process    *processData    `json:"process"`
 	} `json:"proxy"`
-	Owner *struct {
-		Kind string `json:"kind"`
-		Path string `json:"path"`
-	} `json:"owner"`
+	Owner      *ownerData        `json:"owner"`
 	Known      *bool             `json:"known"`
 	Envoy      *v1.EnvoySettings `json:"envoy"`
-	Credential *struct {
-		Type string `json:"type"`
-	} `json:"credential"`
-	Process *struct {
-		PID int `json:"pid"`
-	} `json:"process"`
-	Accessor   string `json:"accessor"`
-	AuthMethod string `json:"auth_method"`
-	State      string `json:"state"`
-	Problem    string `json:"problem"`
+	Credential *credentialData   `json:"credential"`
+	Process    *processData      `json:"process"`
+	Accessor   string            `json:"accessor"`
+	AuthMethod string            `json:"auth_method"`
+	Expires    time.Time         `json:"expires"`
+	State      string            `json:"state"`
+	Problem    string            `json:"problem"`
 }
 
-// eventText says in a few words what an event says. One of a kind that this
-// version does not know is shown as it is.
-func eventText(event v1.JournalEvent) string {
-	var d eventData
-	if err := json.Unmarshal(event.Data, &d); err != nil {
-		return string(event.Data)
+type ownerData struct {
+	Kind string `json:"kind"`
+	Path string `json:"path"`
+}
+
+type credentialData struct {
+	Type string `json:"type"`
+}
+
+type processData struct {
+	PID int `json:"pid"`
+}
+
+// drainer says who drained: "uid 0", "uid 0 on host-1, for the whole fleet".
+func drainer(by string) string {
+	if who, ok := strings.CutPrefix(by, "fleet: "); ok {
+		return who + ", for the whole fleet"
 	}
-	switch {
-	case d.Server != nil:
-		return fmt.Sprintf("%s at %s port %d", d.Server.ID, words(d.Server.Addr4, d.Server.Addr6), d.Server.Port)
-	case d.Proxy != nil:
-		return fmt.Sprintf("%s of node %s: VIP %s", d.Proxy.ID, d.Proxy.Node, words(d.Proxy.VIP, d.Proxy.VIP6))
-	case event.Kind == "Placed" && len(d.Ranked) == 0:
-		return fmt.Sprintf("%s: no server (%s)", d.ID, d.Reason)
-	case event.Kind == "Placed":
-		return fmt.Sprintf("%s: %s (%s)", d.ID, strings.Join(d.Ranked, ", "), d.Reason)
-	case event.Kind == "ProxyChanged":
-		return d.changes(event)
-	case event.Kind == "LoggedIn":
-		return fmt.Sprintf("%s: token %s by auth method %s", d.ID, d.Accessor, d.AuthMethod)
-	case event.Kind == "LoggedOut":
-		return fmt.Sprintf("%s: token %s deleted", d.ID, d.Accessor)
-	case event.Kind == "CredentialChanged":
-		return join(d.ID+": "+d.State, d.Problem)
-	case d.By != "":
-		return fmt.Sprintf("%s by %s", d.ID, d.By)
-	case d.Reason != "":
-		return fmt.Sprintf("%s (%s)", d.ID, d.Reason)
-	case d.ID != "":
+	if by == "" {
+		return "somebody"
+	}
+	return by
+}
+
+func (d eventData) address() string {
+	text := fmt.Sprintf("%s port %d", words(d.Server.Addr4, d.Server.Addr6), d.Server.Port)
+	if d.Server.Version != "" {
+		text += ", Consul " + d.Server.Version
+	}
+	return text
+}
+
+func (d eventData) registered() string {
+	if d.Proxy == nil {
 		return d.ID
 	}
+	text := fmt.Sprintf("%s of node %s: VIP %s", d.Proxy.ID, d.Proxy.Node, words(d.Proxy.VIP, d.Proxy.VIP6))
+	if owner := words(d.Proxy.Owner.Kind, d.Proxy.Owner.Path); owner != "" {
+		text += ", for " + owner
+	}
+	if d.Proxy.Process != nil && d.Proxy.Process.PID != 0 {
+		text += fmt.Sprintf(", process %d", d.Proxy.Process.PID)
+	}
+	if d.Proxy.Credential != nil && d.Proxy.Credential.Type != "" {
+		text += ", token by " + d.Proxy.Credential.Type
+	}
+	return text
+}
+
+// leaveWords says why a registration ended.
+func leaveWords(reason string) string {
+	switch reason {
+	case "operator":
+		return "it was deregistered"
+	case "catalog-gone":
+		return "Consul knew it and no longer does"
+	case "owner-gone":
+		return "its network namespace or cgroup is gone from the host"
+	case "process-gone":
+		return "its process ended, and no other took its place in time"
+	}
+	return reason
+}
+
+// credentialWords tells the events of tokens.
+func (d eventData) credentialWords(a *app, event v1.JournalEvent) string {
+	switch event.Kind {
+	case "LoggedIn":
+		text := fmt.Sprintf("%s logged in by auth method %s: token %s", d.ID, d.AuthMethod, d.Accessor)
+		if !d.Expires.IsZero() {
+			text += ", expires " + a.clock(d.Expires)
+		}
+		return text
+	case "LoggedOut":
+		return fmt.Sprintf("%s logged out: token %s is deleted in Consul", d.ID, d.Accessor)
+	case "CredentialChanged":
+		return join(d.ID+"'s credential: "+credentialState(d.State), d.Problem)
+	}
 	return string(event.Data)
+}
+
+// credentialState says how a proxy stands with its credential.
+func credentialState(state string) string {
+	text, ok := map[string]string{
+		"ok":           "Consul takes it",
+		"":             "not known yet",
+		"refused":      "refused by Consul",
+		"login-failed": "the login failed",
+		"bad-bearer":   "the bearer token is not valid",
+		"expired":      "expired, and not renewed",
+		"unreadable":   "a file of it cannot be read",
+		"wrong-ca":     "Consul's certificate is of another CA",
+		"wrong-name":   "Consul's certificate has another name",
+		"no-tls":       "Consul's port speaks no TLS",
+		"tls-refused":  "Consul refuses the client certificate",
+	}[state]
+	if !ok {
+		return state
+	}
+	return text
 }
 
 // changes says what of a proxy is another one now.
@@ -83,7 +150,7 @@ func (d eventData) changes(event v1.JournalEvent) string {
 	var parts []string
 	add := func(format string, values ...any) { parts = append(parts, fmt.Sprintf(format, values...)) }
 	if d.Owner != nil {
-		add("owner is %s", words(d.Owner.Kind, d.Owner.Path))
+		add("its owner is %s", words(d.Owner.Kind, d.Owner.Path))
 	}
 	if d.Known != nil && *d.Known {
 		add("Consul knows it")
