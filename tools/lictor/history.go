@@ -110,7 +110,7 @@ func (s *story) add(n *narrator, event v1.JournalEvent) {
 // text says it in two lines at most.
 func (s *story) text(a *app) string {
 	when := fmt.Sprintf("since %s (%s)", a.clock(s.since), a.age(s.since))
-	text := ""
+	var text string
 	switch {
 	case s.gone != "":
 		return fmt.Sprintf("%s is not registered %s: %s", s.id, when, s.gone)

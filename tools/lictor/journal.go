@@ -29,9 +29,9 @@ type journalApp struct {
 func (a *app) journalCommand() *cobra.Command {
 	j := &journalApp{app: a}
 	c := a.group("lictor journal", "check, read and recover the journal",
-		`Works on the journal's file. While lictord runs it alone has the file: export, and state as
-far back as every event is kept, are then asked of lictord; verify and recover need it
-stopped, which no proxy notices: redirects go on in the kernel.`)
+		`Works on the journal's file. While lictord runs it alone has the file: export and state are
+then asked of lictord; verify and recover need it stopped, which no proxy notices: redirects
+go on in the kernel.`)
 	c.Use = "journal"
 	c.PersistentFlags().StringVar(&j.dir, "state-dir", cmp.Or(a.getenv("LICTOR_STATE_DIR"), defaultStateDir),
 		"state directory of lictord, or a copy of its "+journal.FileName)
@@ -247,9 +247,11 @@ func (j *journalApp) showRecovery(r journal.Recovery, path string) {
 
 func (j *journalApp) stateCommand() *cobra.Command {
 	var at string
-	c := j.command("state", "show the state at a past sequence number or time", `Shows servers and proxies as they were after an event, given by its sequence number, or at
-a time: "2026-03-01 12:00", in local time, or as RFC 3339 has it.`,
-		func(ctx context.Context, _ []string) error {
+	c := j.command("state [PROXY]", "show the state at a past sequence number or time",
+		`Shows servers and proxies, or one of them, as they were after an event, given by its sequence
+number, or at a time: "2026-03-01 12:00" or "03:12" in local time, as RFC 3339 has it, or
+"90m" for so long ago. Times are shown in local time; --json has UTC.`,
+		func(ctx context.Context, args []string) error {
 			when, err := j.parseMoment(at)
 			if err != nil {
 				return usageError{err}
@@ -258,12 +260,16 @@ a time: "2026-03-01 12:00", in local time, or as RFC 3339 has it.`,
 			if err != nil {
 				return err
 			}
+			if len(args) > 0 {
+				return j.showProxyOf(s, args[0])
+			}
 			if j.json {
 				return j.writeJSON(s)
 			}
 			j.showState(s)
 			return nil
 		})
+	c.ValidArgsFunction = j.completeProxies
 	c.Flags().StringVar(&at, "at", "", "sequence number or time (required)")
 	return c
 }

@@ -5,10 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
@@ -38,20 +35,61 @@ func (a *app) parseMoment(text string) (moment, error) {
 			return moment{time: at}, nil
 		}
 	}
-	return moment{}, fmt.Errorf("--at %q is neither a sequence number nor a time such as %q or %q",
-		text, "2026-03-01 12:00:00", "2026-03-01T12:00:00Z")
+	now := a.now().In(a.zone)
+	for _, layout := range []string{"15:04:05", "15:04"} { // the last time that it was that late
+		clock, err := time.ParseInLocation(layout, text, a.zone)
+		if err != nil {
+			continue
+		}
+		at := time.Date(now.Year(), now.Month(), now.Day(), clock.Hour(), clock.Minute(), clock.Second(), 0, a.zone)
+		if at.After(now) {
+			at = at.AddDate(0, 0, -1)
+		}
+		return moment{time: at}, nil
+	}
+	if ago, err := time.ParseDuration(text); err == nil && ago > 0 {
+		return moment{time: now.Add(-ago)}, nil
+	}
+	return moment{}, fmt.Errorf("--at %q is neither a sequence number nor a time such as %q, %q, %q (today or yesterday) or %q (ago)",
+		text, "2026-03-01 12:00:00", "2026-03-01T12:00:00Z", "03:12", "90m")
+}
+
+// String is how lictord is asked for it.
+func (m moment) String() string {
+	if m.bySeq {
+		return strconv.FormatUint(m.seq, 10)
+	}
+	return m.time.UTC().Format(time.RFC3339Nano)
 }
 
 // errEnough ends the reading of a stream.
 var errEnough = errors.New("enough was read")
 
-// stateOnline folds the events that lictord tells, which is possible as long as
-// it keeps them from the first on.
-func (j *journalApp) stateOnline(ctx context.Context, when moment) (state.State, error) {
+// stateOnline asks lictord, which has the journal open.
+func (j *journalApp) stateOnline(ctx context.Context, when moment) (s state.State, err error) {
 	progress := j.progress("reading from lictord")
 	defer progress.end()
 	client := j.client()
 	defer client.Close()
+	raw, err := client.StateAt(ctx, when.String())
+	var refusal *v1.ProblemError
+	switch {
+	case errors.As(err, &refusal) && refusal.Type == v1.ProblemNoSuchCall:
+		return j.foldOnline(ctx, client, when, progress)
+	case errors.As(err, &refusal):
+		return s, err
+	case err != nil:
+		return s, fmt.Errorf("another process has the journal open, and lictord could not be asked: %w", err)
+	}
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return s, fmt.Errorf("%w; is lictord of another version than lictor?", err)
+	}
+	return s, nil
+}
+
+// foldOnline folds the events that a lictord tells which does not know of states,
+// which is possible as long as it keeps them from the first on.
+func (j *journalApp) foldOnline(ctx context.Context, client *v1.Client, when moment, progress *progress) (state.State, error) {
 	status, err := client.Status(ctx)
 	if err != nil {
 		return state.State{}, fmt.Errorf("another process has the journal open, and lictord could not be asked: %w", err)
@@ -85,43 +123,6 @@ func (j *journalApp) stateOnline(ctx context.Context, when moment) (state.State,
 		err = nil
 	}
 	return s, err
-}
-
-// showState shows the servers and proxies of a state.
-func (j *journalApp) showState(s state.State) {
-	if s.Seq == 0 {
-		j.printf("nothing had happened yet\n")
-		return
-	}
-	j.printf("after event %d, of %s\n\n", s.Seq, j.clock(s.Time))
-	t := table{heads: []string{"SERVER", "ADDRESS", "ADDRESS6", "PORT", "VERSION", "DRAINED BY", "SINCE"}}
-	for _, id := range slices.Sorted(maps.Keys(s.Servers)) {
-		server := s.Servers[id]
-		addr4, addr6 := "", ""
-		if server.Addr4.IsValid() {
-			addr4 = server.Addr4.String()
-		}
-		if server.Addr6.IsValid() {
-			addr6 = server.Addr6.String()
-		}
-		t.add(id, addr4, addr6, server.Port, server.Version, s.Drained[id].By, j.clock(server.Since))
-	}
-	j.printTable(t, "no servers")
-	j.printf("\n")
-	t = table{heads: []string{"PROXY", "NODE", "NAMESPACE", "PARTITION", "VIP", "VIP6", "OWNER", "SERVERS", "REASON", "PLACED", "REGISTERED"}}
-	for _, id := range slices.Sorted(maps.Keys(s.Proxies)) {
-		p := s.Proxies[id]
-		vip, vip6 := "", ""
-		if p.VIP.IsValid() {
-			vip = p.VIP.String()
-		}
-		if p.VIP6.IsValid() {
-			vip6 = p.VIP6.String()
-		}
-		t.add(id, p.Node, p.Namespace, p.Partition, vip, vip6, words(string(p.Owner.Kind), p.Owner.Path),
-			strings.Join(p.Ranked, ","), p.Reason, j.clock(p.Placed), j.clock(p.Registered))
-	}
-	j.printTable(t, "no proxies")
 }
 
 // printTable prints a table, or what an empty one means.

@@ -159,7 +159,7 @@ func (n *narrator) why(event v1.JournalEvent, d eventData) string {
 	case "server-gone":
 		switch old.kind {
 		case "ServerGone":
-			return "Consul no longer lists " + name + n.since(old.at)
+			return "Consul no longer lists " + name + n.app.since(old.at)
 		case "ServerDrained":
 			return drainer(old.by) + " drained " + name + n.at(old.at)
 		}
@@ -187,14 +187,6 @@ func (n *narrator) at(t time.Time) string {
 		return ""
 	}
 	return " at " + n.app.clock(t)
-}
-
-// since is the same of what still is.
-func (n *narrator) since(t time.Time) string {
-	if t.IsZero() {
-		return ""
-	}
-	return " since " + n.app.clock(t)
 }
 
 // prime tells it how things are now, so that the first events to come can be
