@@ -40,7 +40,8 @@ func run(ctx context.Context, env environment, args []string) error {
 	if err != nil {
 		return answer(env.stdout, err)
 	}
-	logger := newLogger(env.stderr, cfg)
+	logger, flush := newLogger(env.stderr, cfg)
+	defer flush()
 	for _, w := range cfg.Warnings {
 		logger.WarnContext(ctx, "setting costs something", "warning", w)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/lictor-mesh/lictor/daemon/config"
+	"github.com/lictor-mesh/lictor/daemon/logs"
 )
 
 func TestAnswersWithoutRunning(t *testing.T) {
@@ -65,9 +66,17 @@ func TestLogger(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			var b bytes.Buffer
-			newLogger(&b, tt.cfg).Warn("x")
+			logger, flush := newLogger(&b, tt.cfg)
+			logger.Warn("x")
 			if !strings.HasPrefix(b.String(), tt.want) || tt.want == "" && b.Len() > 0 {
 				t.Errorf("logged %q", b.String())
+			}
+			for range 100 {
+				logger.Warn("y")
+			}
+			flush()
+			if lines := strings.Count(b.String(), "\n"); tt.want != "" && (lines > 10 || !strings.Contains(b.String(), logs.LeftOut)) {
+				t.Errorf("a hundred repeats are %d lines: %s", lines, b.String())
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"unicode"
 
 	"github.com/lictor-mesh/lictor/daemon/config"
+	"github.com/lictor-mesh/lictor/daemon/logs"
 	"github.com/lictor-mesh/lictor/daemon/version"
 )
 
@@ -62,10 +63,13 @@ func complaint(err error) string {
 	return "lictord: " + strings.ReplaceAll(text, "\n", "\nlictord: ")
 }
 
-func newLogger(w io.Writer, cfg config.Config) *slog.Logger {
+// newLogger makes the log. flush tells what repeats were left out, before the end.
+func newLogger(w io.Writer, cfg config.Config) (_ *slog.Logger, flush func()) {
 	options := &slog.HandlerOptions{Level: cfg.LogLevel}
+	var handler slog.Handler = slog.NewTextHandler(w, options)
 	if cfg.LogJSON {
-		return slog.New(slog.NewJSONHandler(w, options))
+		handler = slog.NewJSONHandler(w, options)
 	}
-	return slog.New(slog.NewTextHandler(w, options))
+	limited := logs.Limit(handler, logs.Options{})
+	return slog.New(limited), limited.Flush
 }
