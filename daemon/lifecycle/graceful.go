@@ -16,10 +16,7 @@ const readyEvery = 100 * time.Millisecond
 func (l *life) gracefulHandler(r *running) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc(cmp.Or(l.settings.GracefulShutdownPath, "/graceful_shutdown"), func(w http.ResponseWriter, _ *http.Request) {
-		select {
-		case l.endings <- "graceful shutdown endpoint":
-		default: // it has begun, or is about to
-		}
+		l.askEnd("graceful shutdown endpoint")
 		w.WriteHeader(http.StatusOK)
 	})
 	mux.HandleFunc(cmp.Or(l.settings.GracefulStartupPath, "/graceful_startup"), func(w http.ResponseWriter, req *http.Request) {

@@ -53,6 +53,7 @@ type life struct {
 	endings chan string   // of one element: who asks for the end, for run to take up
 
 	mu       sync.Mutex
+	running  *running // while it is there to be looked at
 	phase    Phase
 	gone     time.Time // since when, by the monotonic clock; zero: it is there
 	problems map[string]string
@@ -162,42 +163,50 @@ func (l *life) care(ctx context.Context, r *running) {
 	}()
 
 	group.Go(func() { l.serve(ctx, r) })
-	var term <-chan time.Time
-	if l.holdsTerm() {
-		l.manager.holding.Add(1)
-		defer l.manager.holding.Add(-1)
-		term = time.After(0)
-	}
-	for ending := false; ; {
-		why := ""
+	l.watch(r)
+	defer l.watch(nil)
+	for begun := false; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-exited:
 			return
-		case why = <-l.endings:
-		case <-term:
-			if term = time.After(l.manager.termEvery()); r.termPending() {
-				why = "SIGTERM"
+		case why := <-l.endings:
+			if !begun {
+				begun = true
+				group.Go(func() { l.end(ctx, r, why) })
 			}
-		}
-		if why != "" && !ending {
-			ending, term = true, nil
-			group.Go(func() { l.end(ctx, r, why) })
 		}
 	}
 }
 
-// A process is looked at for SIGTERM this often, less where there are many: all
-// together cost half a thousand looks a second at most, which is less than a
-// hundredth of a CPU.
-const (
-	termEvery    = 200 * time.Millisecond
-	termEveryMax = 2 * time.Second
-)
+// watch notes the process to be looked at for SIGTERM, nil for none.
+func (l *life) watch(r *running) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.running = r
+}
 
-func (m *Manager) termEvery() time.Duration {
-	return min(max(termEvery, time.Duration(m.holding.Load())*2*time.Millisecond), termEveryMax)
+// lookForTerm asks for the process's end if a SIGTERM is pending. It says
+// whether there was something to look at.
+func (l *life) lookForTerm() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock() // while it looks: the descriptors stay open
+	if l.running == nil || l.phase != Running {
+		return false
+	}
+	if l.running.termPending() {
+		l.askEnd("SIGTERM")
+	}
+	return true
+}
+
+// askEnd asks for the process's end, unless somebody has.
+func (l *life) askEnd(why string) {
+	select {
+	case l.endings <- why:
+	default:
+	}
 }
 
 // sleep waits, and says whether ctx has not ended meanwhile.

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/lictor-mesh/lictor/daemon/registry"
@@ -72,7 +71,6 @@ type Manager struct {
 	log      *slog.Logger
 	look     chan struct{} // of one element: a look that is asked for and not begun
 	sessions chan struct{} // a place for each connection that pods may have at once
-	holding  atomic.Int64  // processes that are looked at for SIGTERM
 
 	mu    sync.Mutex
 	lives map[string]*life // by proxy id
@@ -129,6 +127,9 @@ func (m *Manager) Problems() (sentences []string) {
 // was not finished goes on at the next start.
 func (m *Manager) Run(ctx context.Context) error {
 	defer m.stopAll()
+	var group sync.WaitGroup
+	defer group.Wait()
+	group.Go(func() { m.watchTerms(ctx) }) // not here: a slow disk holds this loop up
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
@@ -141,6 +142,27 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-tick.C:
 		case <-m.look:
 		}
+	}
+}
+
+// Processes are looked at for SIGTERM this often, less where there are many: a
+// look takes 10 µs, and all together are to take a hundredth of a CPU at most.
+const (
+	termEvery    = 200 * time.Millisecond
+	termEveryMax = 2 * time.Second
+	termShare    = time.Millisecond // of the interval, for each process
+)
+
+// watchTerms looks at the processes whose SIGTERM is ours to answer.
+func (m *Manager) watchTerms(ctx context.Context) {
+	for every := termEvery; sleep(ctx, every); {
+		looked := 0
+		for _, l := range m.all() {
+			if l.holdsTerm() && l.lookForTerm() {
+				looked++
+			}
+		}
+		every = min(max(termEvery, time.Duration(looked)*termShare), termEveryMax)
 	}
 }
 

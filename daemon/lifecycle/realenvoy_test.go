@@ -166,4 +166,3 @@ func TestRealEnvoyMetrics(t *testing.T) {
 	}
 	t.Logf("%d bytes", len(body))
 }
-
