@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"text/template"
 	"text/template/parse"
 )
@@ -177,7 +178,7 @@ func dropToken(service map[string]any) {
 		}
 		kept := []any{}
 		for _, item := range list {
-			if h, ok := item.(map[string]any); ok && h["key"] == tokenHeader {
+			if isToken(item) {
 				continue
 			}
 			kept = append(kept, item)
@@ -187,6 +188,14 @@ func dropToken(service map[string]any) {
 			delete(service, key)
 		}
 	}
+}
+
+// isToken says whether an entry of a stream's metadata is the token's. Envoy
+// writes names in lower case.
+func isToken(entry any) bool {
+	header, _ := entry.(map[string]any)
+	key, _ := header["key"].(string)
+	return strings.EqualFold(key, tokenHeader)
 }
 
 // object is the object below one of some keys, empty if there is none.
