@@ -15,6 +15,7 @@ import (
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/registry"
+	"github.com/lictor-mesh/lictor/state"
 )
 
 // drainValue is the value of a key below DrainPrefix. A key with any other value
@@ -244,9 +245,14 @@ func (m *Manager) apply(ctx context.Context) (changed bool, err error) {
 	var errs []error
 	var force, waiting []string
 	drained := snap.State.Drained
+	usable := usableServers(snap.State)
 	for _, id := range slices.Sorted(maps.Keys(want)) {
 		if _, is := drained[id]; is {
 			force = append(force, id) // by us, or by an operator here, whose drain it stays
+			continue
+		}
+		if usable[id] && len(usable) == 1 {
+			errs = append(errs, fmt.Errorf("%s is drained for the fleet, but not on this host: it has no other server", id))
 			continue
 		}
 		err := m.cfg.Registry.Drain(ctx, id, byPrefix+want[id].By, true)
@@ -256,6 +262,7 @@ func (m *Manager) apply(ctx context.Context) (changed bool, err error) {
 		case err != nil:
 			errs = append(errs, fmt.Errorf("%s is drained for the fleet, but not on this host yet: %w", id, err))
 		default:
+			delete(usable, id)
 			force, changed = append(force, id), true
 			m.log.Info("server drained for the fleet", "server", id, "by", want[id].By)
 		}
@@ -281,4 +288,16 @@ func (m *Manager) apply(ctx context.Context) (changed bool, err error) {
 	defer m.mu.Unlock()
 	m.status.Drains, m.status.Waiting = force, waiting
 	return changed, errors.Join(errs...)
+}
+
+// usableServers are those that are listed and not drained. A key in Consul must
+// not be enough to leave a host without any.
+func usableServers(s state.State) map[string]bool {
+	usable := map[string]bool{}
+	for id := range s.Servers {
+		if _, is := s.Drained[id]; !is {
+			usable[id] = true
+		}
+	}
+	return usable
 }

@@ -17,7 +17,7 @@ const drain2 = DrainPrefix + "consul-2"
 // all; what was drained on a host alone stays.
 func TestDrainsReachEveryHost(t *testing.T) {
 	s := newStore()
-	a, b := newHost("consul-1", "consul-2"), newHost("consul-1", "consul-2")
+	a, b := newHost("consul-1", "consul-2", "consul-3"), newHost("consul-1", "consul-2", "consul-3")
 	ma, _ := manage(t, "a", a, s)
 	mb, _ := manage(t, "b", b, s)
 	if err := b.Drain(t.Context(), "consul-1", "uid 0", true); err != nil {
@@ -50,7 +50,7 @@ func TestDrainsReachEveryHost(t *testing.T) {
 // A drain of the fleet does not take over one of the host's own, and ends
 // without it.
 func TestALocalDrainStaysLocal(t *testing.T) {
-	s, h := newStore(), newHost("consul-2")
+	s, h := newStore(), newHost("consul-1", "consul-2")
 	m, _ := manage(t, "a", h, s)
 	if err := h.Drain(t.Context(), "consul-2", "uid 0", true); err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func TestALocalDrainStaysLocal(t *testing.T) {
 
 // An operator who ends a fleet's drain on one host alone does not end it.
 func TestAFleetDrainIsPutBack(t *testing.T) {
-	s, h := newStore(), newHost("consul-2")
+	s, h := newStore(), newHost("consul-1", "consul-2")
 	manage(t, "a", h, s)
 	s.put(drain2, "")
 	eventually(t, "on the host", h.drained, "consul-2 fleet: the key lictor/drains/consul-2")
@@ -77,7 +77,7 @@ func TestAFleetDrainIsPutBack(t *testing.T) {
 // A host that was away while a drain was set, and while another ended, has both
 // when it is back, also if the server is seen later only.
 func TestAHostThatWasAway(t *testing.T) {
-	s, h := newStore(), newHost("consul-1")
+	s, h := newStore(), newHost("consul-1", "consul-3")
 	s.put(DrainPrefix+"consul-1", `{"by":"x"}`)
 	_, stop := manage(t, "a", h, s)
 	eventually(t, "on the host", h.drained, "consul-1 fleet: x")
@@ -107,7 +107,7 @@ func TestDrainsOutliveConsul(t *testing.T) {
 		{"another Consul", func(s *store) { s.keys, s.index = map[string]catalog.KVPair{}, 0 }, "replaced or set back"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			s, h := newStore(), newHost("consul-2")
+			s, h := newStore(), newHost("consul-1", "consul-2")
 			s.index = 1000
 			s.put(drain2, `{"by":"x"}`)
 			m, stop := manage(t, "a", h, s)
@@ -138,9 +138,35 @@ func TestDrainsOutliveConsul(t *testing.T) {
 	}
 }
 
+// A drain that a replaced store cannot end is ended by setting it there and
+// taking it away.
+func TestAReplacedStore(t *testing.T) {
+	s, h := newStore(), newHost("consul-1", "consul-2")
+	s.index = 1000
+	s.put(drain2, `{"by":"x"}`)
+	m, _ := manage(t, "a", h, s)
+	eventually(t, "on the host", h.drained, "consul-2 fleet: x")
+	s.set(func() { s.keys, s.index = map[string]catalog.KVPair{}, 0 })
+	eventually(t, "problem", func() string {
+		if strings.Contains(m.Status().Problem, "lictor drain consul-2 --fleet and then lictor undrain consul-2 --fleet") {
+			return "said"
+		}
+		return m.Status().Problem
+	}, "said")
+	for _, drained := range []bool{true, false} {
+		if err := m.Drain(t.Context(), "consul-2", "x", drained); err != nil {
+			t.Fatal(err)
+		}
+		if drained {
+			eventually(t, "problem", func() string { return m.Status().Problem }, "")
+		}
+	}
+	eventually(t, "on the host", h.drained, "")
+}
+
 // When Consul is back, what happened meanwhile is caught up with.
 func TestConsulComesBack(t *testing.T) {
-	s, h := newStore(), newHost("consul-2")
+	s, h := newStore(), newHost("consul-1", "consul-2")
 	s.put(drain2, `{"by":"x"}`)
 	m, _ := manage(t, "a", h, s)
 	eventually(t, "on the host", h.drained, "consul-2 fleet: x")
@@ -156,7 +182,7 @@ func TestConsulComesBack(t *testing.T) {
 // Who gives no permission has switched it off: a sentence, and no problem. Taken
 // away while a drain is in force it is one.
 func TestWithoutPermission(t *testing.T) {
-	s, h := newStore(), newHost("consul-2")
+	s, h := newStore(), newHost("consul-1", "consul-2")
 	s.hide[DrainPrefix], s.deny["node"], s.deny[DrainPrefix] = true, true, true
 	m, _ := manage(t, "a", h, s)
 	eventually(t, "state", func() string { return string(m.Status().State) }, "off")
@@ -188,7 +214,7 @@ func TestWithoutPermission(t *testing.T) {
 // A journal that cannot be written is said, and the drain comes into force when
 // it can.
 func TestASickJournal(t *testing.T) {
-	s, h := newStore(), newHost("consul-2")
+	s, h := newStore(), newHost("consul-1", "consul-2")
 	h.sick = errors.New("disk is full")
 	m, _ := manage(t, "a", h, s)
 	s.put(drain2, `{"by":"x"}`)
@@ -203,7 +229,7 @@ func TestASickJournal(t *testing.T) {
 
 // A server that nobody has seen here is not drained from here.
 func TestDrainRefuses(t *testing.T) {
-	s, h := newStore(), newHost("consul-2")
+	s, h := newStore(), newHost("consul-1", "consul-2")
 	m := newManager("a", h, s)
 	if err := m.Drain(t.Context(), "typo", "x", true); !errors.Is(err, ErrUnknown) {
 		t.Errorf("an unknown server: %v", err)
@@ -219,6 +245,24 @@ func TestDrainRefuses(t *testing.T) {
 	if f, err := m.Fleet(t.Context()); err != nil || f.Status.State != v1.FleetOff || f.Status.Why != "because" {
 		t.Errorf("fleet %+v, %v", f, err)
 	}
+}
+
+// The last server of a host is not drained, whoever wants it; a drain waits until
+// there is another one.
+func TestTheLastServerIsNotDrained(t *testing.T) {
+	s, h := newStore(), newHost("consul-1", "consul-2")
+	s.put(drain2, `{"by":"x"}`)
+	m, _ := manage(t, "a", h, s)
+	eventually(t, "on the host", h.drained, "consul-2 fleet: x")
+	if err := m.Drain(t.Context(), "consul-1", "x", true); !errors.Is(err, ErrLast) {
+		t.Errorf("draining the last one: %v", err)
+	}
+	s.put(DrainPrefix+"consul-1", `{"by":"y"}`)
+	eventually(t, "problem", func() string { return m.Status().Problem },
+		"consul-1 is drained for the fleet, but not on this host: it has no other server")
+	still(t, "on the host", h.drained, "consul-2 fleet: x")
+	h.see("consul-3")
+	eventually(t, "both", func() string { return strings.Join(m.Status().Drains, " ") }, "consul-1 consul-2")
 }
 
 // What the store holds may be anything.
@@ -248,7 +292,7 @@ func TestParseDrains(t *testing.T) {
 // Nothing is below the prefix but the mark, and hosts report beside it: the
 // queries slow down.
 func TestSpuriousAnswersSlowDown(t *testing.T) {
-	s, h := newStore(), newHost("consul-2")
+	s, h := newStore(), newHost("consul-1", "consul-2")
 	m, _ := manage(t, "a", h, s)
 	eventually(t, "read", func() string {
 		if m.Status().Read.IsZero() {

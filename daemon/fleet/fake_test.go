@@ -301,6 +301,7 @@ func newManager(node string, h *host, s *store) *Manager {
 	m.timing.apply, m.timing.spurious = 5*time.Millisecond, 20*time.Millisecond
 	m.timing.retry, m.timing.retryTo, m.timing.denied = 2*time.Millisecond, 5*time.Millisecond, 5*time.Millisecond
 	m.timing.lost = time.Millisecond
+	m.timing.watch = 2 * time.Millisecond
 	m.timing.look, m.timing.prompt, m.timing.spread = 2*time.Millisecond, 2*time.Millisecond, time.Millisecond
 	return m
 }

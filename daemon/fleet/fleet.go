@@ -41,6 +41,7 @@ var (
 	ErrForbidden   = errors.New("Consul does not permit it")   // the daemon's token may not
 	ErrUnavailable = errors.New("the fleet cannot be reached") // no contact, or off
 	ErrUnknown     = errors.New("no such server")              // never seen on this host
+	ErrLast        = errors.New("no server would be left")     // on this host
 	errCollision   = errors.New("two hosts of one name")       // the report's key is another host's
 	errUndecided   = errors.New("not taken for the end")       // an answer that may be wrong
 )
@@ -130,6 +131,7 @@ type timing struct {
 	denied   time.Duration // after one that was not permitted
 	lost     time.Duration // after one for which there was no server
 	look     time.Duration // between looks at how this host is
+	watch    time.Duration // the same while a drain of the fleet is in force
 	prompt   time.Duration // least between two reports of what matters
 	calm     time.Duration // least between two reports of what changes all the time
 	steady   time.Duration // most between two reports; the least is half of it
@@ -137,13 +139,16 @@ type timing struct {
 	silent   time.Duration // age of a report that a running host does not leave
 	ttl      time.Duration // of the session
 	answer   time.Duration // that this host may take to say how it is
+	farewell time.Duration // that a stop may wait for Consul
 }
 
 var defaultTiming = timing{
 	apply: time.Second, spurious: 5 * time.Second,
 	retry: time.Second, retryTo: 15 * time.Second, denied: 30 * time.Second, lost: 200 * time.Millisecond,
-	look: 5 * time.Second, prompt: 5 * time.Second, calm: time.Minute, steady: 4 * time.Minute,
-	spread: time.Second, silent: 10 * time.Minute, ttl: time.Hour, answer: 5 * time.Second,
+	look: 15 * time.Second, watch: 2 * time.Second,
+	prompt: 5 * time.Second, calm: time.Minute, steady: 4 * time.Minute,
+	spread: time.Second, silent: 10 * time.Minute, ttl: time.Hour,
+	answer: 5 * time.Second, farewell: 500 * time.Millisecond,
 }
 
 // New makes a manager; it starts nothing.

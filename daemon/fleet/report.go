@@ -88,11 +88,12 @@ func leaving(h v1.FleetHost) (out []v1.FleetServer) {
 // report writes this host's report when there is something new, and now and then
 // when there is not, until ctx ends.
 func (m *Manager) report(ctx context.Context) {
+	defer m.takeLeave(ctx)
 	failures := 0
 	for ctx.Err() == nil {
 		due, host := m.due(ctx)
 		if !due {
-			sleep(ctx, m.timing.look, m.reportNow)
+			sleep(ctx, m.lookAgain(), m.reportNow)
 			continue
 		}
 		// All hosts have news at once when a server is drained for the fleet.
@@ -107,6 +108,30 @@ func (m *Manager) report(ctx context.Context) {
 		failures = 0
 		sleep(ctx, m.timing.prompt, nil)
 	}
+}
+
+// lookAgain is how long a host is left alone between two looks at it. Somebody
+// waits for what a drain comes to; the rest has time.
+func (m *Manager) lookAgain() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.status.Drains) > 0 {
+		return m.timing.watch
+	}
+	return m.timing.look
+}
+
+// takeLeave says in the report that lictord stops. It waits for nothing that does
+// not answer: the report grows old then, which says as much.
+func (m *Manager) takeLeave(ctx context.Context) {
+	if m.session == "" || m.Status().State != v1.FleetOn {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.timing.farewell)
+	defer cancel()
+	host := m.reported.host
+	host.Stopped, host.Ready = m.now().UTC().Round(0), false
+	_ = m.write(ctx, host) // stopping
 }
 
 // due says whether there is something to report now.

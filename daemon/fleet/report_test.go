@@ -53,6 +53,26 @@ func TestReportsOnChange(t *testing.T) {
 	}
 }
 
+// A lictord that stops says so, unless Consul does not answer; the next one takes
+// that back.
+func TestAReportSaysThatItStops(t *testing.T) {
+	s, h := newStore(), newHost("consul-1")
+	_, stop := manage(t, "a", h, s)
+	eventually(t, "version", func() string { return s.reportOf("a").Version }, "1.0")
+	stop()
+	if r := s.reportOf("a"); r.Stopped.IsZero() || r.Ready {
+		t.Errorf("report %+v", r)
+	}
+	_, stop = manage(t, "a", h, s)
+	eventually(t, "stopped", func() string { return fmt.Sprint(s.reportOf("a").Stopped.IsZero()) }, "true")
+	s.set(func() { s.lost = true })
+	began := time.Now()
+	stop()
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+}
+
 func TestUrgent(t *testing.T) {
 	base := func() v1.FleetHost {
 		return v1.FleetHost{

@@ -79,6 +79,9 @@ func (m *Manager) Drain(ctx context.Context, server, by string, drained bool) er
 	if _, seen := snap.State.Slots[server]; !seen {
 		return fmt.Errorf("%w: server %s was never seen on this host; `lictor servers` lists them", ErrUnknown, server)
 	}
+	if usable := usableServers(snap.State); usable[server] && len(usable) == 1 {
+		return fmt.Errorf("%w: %s is the last server that is not drained; undrain another one first", ErrLast, server)
+	}
 	value, err := json.Marshal(drainValue{By: tidy(by), Since: m.now().UTC()})
 	if err != nil {
 		return err

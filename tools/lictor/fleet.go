@@ -107,7 +107,7 @@ func (a *app) hostTable(f v1.Fleet) *table {
 			continue
 		}
 		cells := []any{h.Node, h.Version, hostState(h), "", h.Proxies.Total}
-		if !h.Started.IsZero() && !h.Silent {
+		if !h.Started.IsZero() && !h.Silent && h.Stopped.IsZero() {
 			cells[3] = span(f.Now.Sub(h.Started))
 		}
 		drained := []string{}
@@ -136,6 +136,8 @@ func hostState(h v1.FleetHost) string {
 	switch {
 	case h.Unreadable != "":
 		return "unreadable"
+	case !h.Stopped.IsZero():
+		return "stopped"
 	case h.Silent:
 		return "SILENT"
 	case !h.Ready:
@@ -158,8 +160,8 @@ func (a *app) drainText(f v1.Fleet, d v1.FleetDrain) string {
 	return text + ": " + progressOf(f, d.Server).String()
 }
 
-// drainProgress is how far a drain of the fleet has come, on the hosts that are
-// not silent.
+// drainProgress is how far a drain of the fleet has come, on the hosts where
+// lictord runs.
 type drainProgress struct {
 	hosts   int
 	applied int
@@ -170,7 +172,7 @@ type drainProgress struct {
 
 func progressOf(f v1.Fleet, server string) (p drainProgress) {
 	for _, h := range f.Hosts {
-		if h.Silent || h.Unreadable != "" {
+		if h.Silent || h.Unreadable != "" || !h.Stopped.IsZero() {
 			continue
 		}
 		p.hosts++

@@ -100,7 +100,7 @@ func safeToReap(f v1.Fleet, host string) error {
 	}
 	self := false
 	for _, h := range f.Hosts {
-		self = self || h.Node == f.Node && !h.Silent
+		self = self || h.Node == f.Node && !h.Silent && h.Stopped.IsZero()
 		if h.Node == host {
 			return fmt.Errorf("%s reports, %s ago last; its tokens are its own to log out", host, span(f.Now.Sub(h.Reported)))
 		}

@@ -61,6 +61,9 @@ type FleetHost struct {
 	Proxies  ProxyCounts   `json:"proxies"`
 	Seq      uint64        `json:"seq"` // of its journal
 	Servers  []FleetServer `json:"servers,omitempty"`
+	// Stopped is when lictord there was told to stop; zero while it runs. Redirects
+	// go on there.
+	Stopped time.Time `json:"stopped_at,omitzero"`
 	// Silent is set by who reads it: the report is older than any that a running
 	// host leaves, so lictord there has ended or cannot reach Consul.
 	Silent bool `json:"silent,omitempty"`
