@@ -16,7 +16,10 @@ import (
 )
 
 // What a server says of a proxy, beside its parameters; for errors.Is. Each comes
-// as a *Problem.
+// as a *Problem. A *Problem of TLS wraps what crypto/tls and crypto/x509 say:
+// x509.UnknownAuthorityError of a wrong CA, x509.HostnameError of a wrong name,
+// tls.RecordHeaderError of a server without TLS, and a *net.OpError whose Op is
+// "remote error" of one that refuses us.
 var (
 	// ErrProxyUnknown: the proxy is not in Consul's catalog, or not yet on the
 	// server that was asked, which may be a moment behind its leader.
@@ -26,6 +29,8 @@ var (
 	ErrToken = errors.New("token refused")
 	// ErrBusy: the server limits requests now. It says nothing of the proxy.
 	ErrBusy = errors.New("server limits requests")
+	// ErrWantsTLS: we speak plain text to a port of TLS.
+	ErrWantsTLS = errors.New("server wants TLS")
 )
 
 // ParamsQuery names a proxy, and what is shown to the servers for it.

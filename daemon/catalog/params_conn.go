@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"sync"
 	"time"
@@ -238,14 +239,17 @@ func (conn *grpcConn) explain(ctx context.Context, err error) error {
 	if dialErr != nil {
 		return explainGRPC(conn.target, dialErr)
 	}
-	var what string
+	var (
+		what  string
+		alert error
+	)
 	switch code := status.Code(err); {
 	case code == codes.DeadlineExceeded:
 		what = "does not answer in time"
 	case code == codes.Unavailable && d.c.cfg.TLS.Disabled && d.c.speaksTLS(ctx, conn.target):
-		what = "wants TLS on this port: do not set --tls-disabled, or give the plain port by --consul-grpc-port"
-	case code == codes.Unavailable && !d.c.cfg.TLS.Disabled && d.alerted(ctx, conn.target):
-		what = "refuses our TLS: it may want a client certificate of its own CA, see --tls-cert and --tls-key"
+		what, err = "wants TLS on this port: do not set --tls-disabled, or give the plain port by --consul-grpc-port", fmt.Errorf("%w: %w", ErrWantsTLS, err)
+	case code == codes.Unavailable && !d.c.cfg.TLS.Disabled && d.alert(ctx, conn.target, &alert):
+		return explainGRPC(conn.target, fmt.Errorf("%w: %w", alert, err))
 	case code == codes.Unavailable, code == codes.Unimplemented:
 		what = "ended the connection, or does not speak gRPC here: check --consul-grpc-port"
 	default:
@@ -254,10 +258,10 @@ func (conn *grpcConn) explain(ctx context.Context, err error) error {
 	return &Problem{Sentence: "the Consul server at " + conn.target + " " + what, Err: err}
 }
 
-// alerted tries, to name the cause of a failure. In TLS 1.3 a server refuses a
-// client's certificate after the client's handshake has ended well; and what a
-// client that writes at once reads of it is a matter of luck.
-func (d *paramDialer) alerted(ctx context.Context, addr string) bool {
+// alert tries, to name the cause of a failure, and keeps the alert. In TLS 1.3 a
+// server refuses a client's certificate after the client's handshake has ended
+// well; and what a client that writes at once reads of it is a matter of luck.
+func (d *paramDialer) alert(ctx context.Context, addr string, is *error) bool {
 	conn, _, err := d.connect(ctx, addr)
 	if err == nil {
 		if err = conn.SetReadDeadline(time.Now().Add(d.c.timing.dial)); err == nil {
@@ -265,6 +269,7 @@ func (d *paramDialer) alerted(ctx context.Context, addr string) bool {
 		}
 		_ = conn.Close() // nothing was written to it
 	}
+	*is = err
 	return isAlert(err)
 }
 

@@ -310,6 +310,16 @@ func TestParamsNameForEnvoy(t *testing.T) {
 	}
 }
 
+// causes are what callers tell the problems of TLS apart by, by the first word
+// of the sentence that is wanted.
+var causes = map[string]func(error) bool{
+	"unknown": func(err error) bool { var is x509.UnknownAuthorityError; return errors.As(err, &is) },
+	"other":   func(err error) bool { var is x509.HostnameError; return errors.As(err, &is) },
+	"may":     func(err error) bool { var is *net.OpError; return errors.As(err, &is) && is.Op == "remote error" },
+	"does":    func(err error) bool { var is tls.RecordHeaderError; return errors.As(err, &is) },
+	"wants":   func(err error) bool { return errors.Is(err, ErrWantsTLS) },
+}
+
 func TestParamsTLS(t *testing.T) {
 	ca, other := newAuthority(t), newAuthority(t)
 	hour := time.Now().Add(time.Hour)
@@ -371,6 +381,9 @@ func TestParamsTLS(t *testing.T) {
 				return
 			}
 			checkSentence(t, err, tt.want)
+			if is := causes[strings.Fields(tt.want)[0]]; is != nil && !is(err) {
+				t.Errorf("error %v does not wrap its cause", err)
+			}
 			if tt.server.asked.Load() != before {
 				t.Error("a server that was not verified was shown the token")
 			}
