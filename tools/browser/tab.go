@@ -47,7 +47,7 @@ func (b *Browser) Open(ctx context.Context, v View) (*Tab, error) {
 	b.mu.Lock()
 	b.tabs[t.session] = t
 	b.mu.Unlock()
-	for _, domain := range []string{"Page", "Runtime", "Log", "Accessibility"} {
+	for _, domain := range []string{"Page", "Runtime", "Log"} {
 		if err := t.Call(ctx, domain+".enable", nil, nil); err != nil {
 			return nil, err
 		}

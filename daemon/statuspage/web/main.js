@@ -42,12 +42,14 @@ function tell(u) {
   opened = true;
 }
 
-function lost() {
+function lost(full) {
   const since = heardAt ? at(heardAt) : undefined;
   document.documentElement.classList.add("still");
   text(by("link"), since ? `no contact since ${since}` : "no contact");
   set(by("link"), "class", "quiet");
-  banner(since
+  banner(full
+    ? "Too many pages follow lictord on this host; this one waits until another is closed."
+    : since
     ? `No contact with lictord since ${since}. What is shown is how things were then. The kernel goes on redirecting without the daemon; this page comes back by itself.`
     : "No contact with lictord. This page tries again by itself.");
 }

@@ -4,10 +4,11 @@
 const silence = 4000; // ms without a word, of which there is one each second
 const longest = 5000; // ms between two attempts
 
-// follow calls tell with each update, and lost with a sentence when there is no
-// contact.
+// follow calls tell with each update, and lost when there is no contact: with
+// true when lictord is there, but has too many readers.
 export function follow(tell, lost) {
   let source, watch, again, wait = 250;
+  let heardOnce; // on the present source
 
   function close() {
     source?.close();
@@ -17,10 +18,12 @@ export function follow(tell, lost) {
   }
 
   function fail() {
+    const refused = source.readyState === EventSource.CLOSED && !heardOnce; // answered, but not 200
     close();
-    lost();
     again = setTimeout(open, wait);
     wait = Math.min(longest, wait * 2);
+    lost(false);
+    if (refused) fetch("/page/events", { method: "HEAD" }).then((r) => r.status === 503 && lost(true), () => {});
   }
 
   function heard() {
@@ -32,10 +35,12 @@ export function follow(tell, lost) {
     close();
     if (document.hidden) return;
     heard();
+    heardOnce = false;
     source = new EventSource("/page/events");
     source.onerror = fail; // also when it would try again by itself: later each time
     source.onmessage = (message) => {
       wait = 250;
+      heardOnce = true;
       heard();
       tell(JSON.parse(message.data));
     };

@@ -2,6 +2,7 @@ package page
 
 import (
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -33,6 +34,7 @@ func TestThePageTellsWhatHappens(t *testing.T) {
 		{"lictord restarts", survivesARestart},
 		{"the hook is removed", showsThatTheHookIsGone},
 		{"a page that nobody sees", restsWhenHidden},
+		{"too many pages", waitsForItsTurn},
 	} {
 		if !t.Run(part.name, func(t *testing.T) {
 			here := *w
@@ -209,5 +211,32 @@ func restsWhenHidden(w *world) {
 	}
 	hide(false)
 	p.until(3*time.Second, `document.getElementById("link").textContent === "live" && window.heard > 0`)
+
+	// A page of another version's files is loaded again when it next hears.
+	w.must(p.Eval(w.ctx, `window.same = true; document.documentElement.dataset.build = "another"`, nil))
+	hide(true)
+	hide(false)
+	p.until(10*time.Second, `!window.same && document.documentElement.dataset.live === "true"`)
+	p.calm()
+}
+
+func waitsForItsTurn(w *world) {
+	var others []*http.Response
+	for range 24 {
+		r, err := http.Get(w.url + "page/events")
+		w.must(err)
+		defer r.Body.Close()
+		if r.StatusCode != http.StatusOK {
+			break // pages of before hold the rest
+		}
+		others = append(others, r)
+	}
+	p := w.blank(desk)
+	w.must(p.Load(w.ctx, w.url))
+	p.until(5*time.Second, `document.getElementById("contact").textContent.startsWith("Too many pages")`)
+	for _, r := range others {
+		w.must(r.Body.Close())
+	}
+	p.until(15*time.Second, `document.getElementById("link").textContent === "live" && document.getElementById("contact").hidden`)
 	p.calm()
 }
