@@ -130,7 +130,7 @@ Consul or the proxy's registration in Consul are not there yet it waits, and say
 	}
 	for _, f := range o.flags() {
 		usage := f.usage
-		if strings.HasPrefix(f.env, "DP_") && usage != "" {
+		if f.env != "" && usage != "" {
 			usage += " [" + f.env + "]"
 		}
 		f.bind(c.Flags(), f.name, usage)

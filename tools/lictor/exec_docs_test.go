@@ -40,8 +40,8 @@ func TestExecDocs(t *testing.T) {
 		if env != f.env {
 			t.Errorf("%s: the document says %q of its variable, which is %q", f.name, env, f.env)
 		}
-		if hidden := flags.Lookup(f.name).Hidden; hidden != (use == "not needed") {
-			t.Errorf("%s is documented as %q, and ignored: %v", f.name, use, hidden)
+		if _, ignored := flags.Lookup(f.name).Value.(*ignoredValue); ignored != (use == "not needed") {
+			t.Errorf("%s is documented as %q, and ignored: %v", f.name, use, ignored)
 		}
 		if use != "same" && why == "" {
 			t.Errorf("%s: why is it %s?", f.name, use)

@@ -64,6 +64,15 @@ func pairList(m map[string]string) (list []string) {
 	return list
 }
 
+// unlisted is a flag that is not in the usage text: an old name, or one that is
+// taken to be refused with a reason.
+func unlisted(bind binder) binder {
+	return func(flags *pflag.FlagSet, name, usage string) {
+		bind(flags, name, usage)
+		flags.Lookup(name).Hidden = true
+	}
+}
+
 // unneeded is a flag that is taken and changes nothing: lictord knows what it
 // says. It is not in the usage text.
 func unneeded(usual string) binder {
