@@ -56,15 +56,16 @@ type processData struct {
 	PID int `json:"pid"`
 }
 
-// drainer says who drained: "uid 0", "uid 0 on host-1, for the whole fleet".
-func drainer(by string) string {
+// drainer says who drained, and for whom: "uid 0" and "", or "uid 0 on host-1" and
+// " for the whole fleet".
+func drainer(by string) (who, scope string) {
 	if who, ok := strings.CutPrefix(by, "fleet: "); ok {
-		return who + ", for the whole fleet"
+		return who, " for the whole fleet"
 	}
 	if by == "" {
-		return "somebody"
+		return "somebody", ""
 	}
-	return by
+	return by, ""
 }
 
 func (d eventData) address() string {

@@ -66,7 +66,8 @@ func (j *journalApp) serverTable(s state.State) table {
 	for _, id := range slices.Sorted(maps.Keys(all)) {
 		drained := ""
 		if d, is := s.Drained[id]; is {
-			drained = "by " + drainer(d.By) + j.since(d.Since)
+			who, scope := drainer(d.By)
+			drained = strings.TrimSpace(scope+" by "+who) + j.since(d.Since)
 		}
 		server := s.Servers[id]
 		if server == nil {

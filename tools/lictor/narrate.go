@@ -86,9 +86,13 @@ func (n *narrator) words(event v1.JournalEvent, d eventData) string {
 	case "ServerGone":
 		return d.ID + " is no longer listed by Consul as passing"
 	case "ServerDrained":
-		return d.ID + " was drained by " + drainer(d.By)
+		who, scope := drainer(d.By)
+		return d.ID + " was drained" + scope + " by " + who
 	case "ServerUndrained":
-		return d.ID + "'s drain was ended by " + drainer(d.By)
+		if who, scope := drainer(d.By); scope == "" {
+			return d.ID + "'s drain was ended by " + who
+		}
+		return d.ID + "'s drain for the whole fleet has ended"
 	case "ProxyRegistered":
 		return d.registered()
 	case "ProxyChanged":
@@ -161,7 +165,7 @@ func (n *narrator) why(event v1.JournalEvent, d eventData) string {
 		case "ServerGone":
 			return "Consul no longer lists " + name + n.app.since(old.at)
 		case "ServerDrained":
-			return drainer(old.by) + " drained " + name + n.at(old.at)
+			return old.drained(name) + n.at(old.at)
 		}
 		return "Consul no longer lists " + name
 	case "rebalance":
@@ -172,13 +176,27 @@ func (n *narrator) why(event v1.JournalEvent, d eventData) string {
 	case "operator":
 		switch {
 		case old.kind == "ServerDrained":
-			return drainer(old.by) + " drained " + name + n.at(old.at)
+			return old.drained(name) + n.at(old.at)
 		case new.kind == "ServerUndrained":
-			return drainer(new.by) + " ended the drain of " + now + n.at(new.at)
+			return new.undrained(now) + n.at(new.at)
 		}
 		return "an operator drained a server, or ended a drain"
 	}
 	return d.Reason
+}
+
+// drained says who drained a server.
+func (f fate) drained(server string) string {
+	who, scope := drainer(f.by)
+	return who + " drained " + server + scope
+}
+
+// undrained says who ended that. A host ends a drain of the fleet by itself.
+func (f fate) undrained(server string) string {
+	if who, scope := drainer(f.by); scope == "" {
+		return who + " ended the drain of " + server
+	}
+	return "the fleet's drain of " + server + " ended"
 }
 
 // at is when something happened, as the end of some words; "" when not known.

@@ -46,12 +46,14 @@ func TestADrainOfTheFleet(t *testing.T) {
 		w.eventually(5*time.Second, "streams of "+h.Name, func() string { return fmt.Sprintf("%d, %d on consul-2", total(h), w.on(h, "consul-2")) },
 			fmt.Sprintf("%d, 0 on consul-2", each))
 	}
+	w.tellsWho(three, "uid 0 on host-1 drained consul-2 for the whole fleet at ")
 	if said := w.refused(two, "undrain", "consul-2"); !strings.Contains(said, "--fleet") {
 		t.Errorf("ending it on one host: %s", said)
 	}
 
 	// Host 3 is away; host 2 has a drain of its own.
 	w.must(three.lictor.Term(w.ctx))
+	w.eventually(time.Second, "hosts where lictord runs", func() string { return w.reporting(one) }, "host-1 host-2")
 	w.cli(two, "drain", "consul-1", "--no-wait")
 	w.cli(two, "undrain", "consul-2", "--fleet")
 	w.eventually(5*time.Second, "drained on host-1", func() string { return w.drained(one) }, "")
@@ -88,6 +90,33 @@ func TestADrainOfTheFleet(t *testing.T) {
 	w.cli(one, "undrain", "consul-3", "--fleet")
 	w.allDrained(20*time.Second, "")
 	w.eventually(20*time.Second, "hosts that report", func() string { return w.reporting(two) }, "host-1 host-2 host-3")
+}
+
+// tellsWho checks that the history of a host's proxy that was moved off consul-2
+// says who wanted it.
+func (w *world) tellsWho(h *host, who string) {
+	w.Helper()
+	moved := 0
+	client := h.lictor.Client()
+	defer client.Close()
+	proxies, err := client.Proxies(w.ctx)
+	w.must(err)
+	for _, p := range proxies {
+		out := w.cli(h, "history", p.ProxyID)
+		first, _, _ := strings.Cut(out, "\n")
+		if !strings.Contains(first, "moved once") {
+			continue
+		}
+		if moved++; moved == 1 {
+			w.Logf("lictor history:\n%s", out)
+		}
+		if !strings.Contains(first, p.ProxyID+" is on "+p.Servers[0].ID) || !strings.Contains(first, who) {
+			w.Errorf("history begins: %s", first)
+		}
+	}
+	if moved == 0 {
+		w.Errorf("no proxy of %s was moved", h.Name)
+	}
 }
 
 // A host whose token has no right to the KV store says so, and works; the others
