@@ -235,6 +235,20 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
+func TestEnviron(t *testing.T) {
+	get := Environ("HOST_IP=10.0.0.1\x00EMPTY=\x00X=a=b\x00HOST_IP=10.0.0.2\x00nothing\x00")
+	for name, want := range map[string]string{"HOST_IP": "10.0.0.1", "EMPTY": "", "X": "a=b"} {
+		if value, ok := get(name); !ok || value != want {
+			t.Errorf("%s is %q, %v, want %q", name, value, ok, want)
+		}
+	}
+	for _, name := range []string{"", "nothing", "host_ip"} {
+		if value, ok := get(name); ok {
+			t.Errorf("%q is %q, want none", name, value)
+		}
+	}
+}
+
 // A path to be matched has a slash before it and no query after it.
 func TestScrapePath(t *testing.T) {
 	for in, want := range map[string]string{"/metrics": "/metrics", "scrape": "/scrape", "scrape?x=y": "/scrape", "/a?": "/a?", "/a%20b?c": "/a b"} {

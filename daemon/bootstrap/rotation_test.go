@@ -157,7 +157,8 @@ func newADS(t *testing.T, pair tls.Certificate, clients *authority) *ads {
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			a.mu.Lock()
 			defer a.mu.Unlock()
-			return &a.pair, nil
+			pair := a.pair // which may be replaced during the handshake
+			return &pair, nil
 		},
 	})))
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(s, a)
