@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/lictor-mesh/lictor/tools/browser"
 	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
 )
 
@@ -55,43 +56,45 @@ func worksByKeyboard(w *world) {
 	p.calm()
 }
 
-// isAccessible asks axe, in light and dark, on a desk and a phone.
 func isAccessible(w *world) {
-	axe := axeScript(w)
-	for _, dark := range []bool{false, true} {
-		for _, width := range []int{1280, 360} {
-			v := desk
-			v.Dark, v.Width = dark, width
-			p := w.blank(v)
-			w.must(p.Call(w.ctx, "Page.setBypassCSP", map[string]any{"enabled": true}, nil)) // axe's own doings are not the page's
-			w.must(p.Load(w.ctx, w.url))
-			p.until(10*time.Second, `document.documentElement.dataset.live === "true"`)
-			if width == 360 {
-				if got := p.text(`document.documentElement.scrollWidth <= innerWidth`); got != "true" {
-					w.Errorf("at a width of 360 the page is %s wide", p.text(`document.documentElement.scrollWidth`))
-				}
+	p := w.open(desk)
+	p.accessible(desk)
+	phone := browser.View{Width: 360, Height: 740, Mobile: true}
+	p.accessible(phone)
+	if got := p.text(`document.documentElement.scrollWidth <= innerWidth`); got != "true" {
+		w.Errorf("at a width of 360 the page is %s wide", p.text(`document.documentElement.scrollWidth`))
+	}
+	p.calm()
+}
+
+// accessible asks axe about the page as it is, in light and dark.
+func (t *tab) accessible(v browser.View) {
+	w := t.w
+	w.Helper()
+	if t.text(`typeof axe`) == "undefined" {
+		w.must(t.Eval(w.ctx, axeScript(w), nil))
+	}
+	for _, v.Dark = range []bool{false, true} {
+		w.must(t.Show(w.ctx, v))
+		var found string
+		w.must(t.Eval(w.ctx, `axe.run(document).then((r) => JSON.stringify({
+			passes: r.passes.length,
+			violations: r.violations.map((v) => ({ id: v.id, help: v.help, nodes: v.nodes.map((n) => n.html + " " + n.failureSummary) })),
+		}))`, &found))
+		var report struct {
+			Passes     int
+			Violations []struct {
+				ID, Help string
+				Nodes    []string
 			}
-			w.must(p.Eval(w.ctx, axe, nil))
-			var found string
-			w.must(p.Eval(w.ctx, `axe.run(document).then((r) => JSON.stringify({
-				passes: r.passes.length,
-				violations: r.violations.map((v) => ({ id: v.id, help: v.help, nodes: v.nodes.map((n) => n.html + " " + n.failureSummary) })),
-			}))`, &found))
-			var report struct {
-				Passes     int
-				Violations []struct {
-					ID, Help string
-					Nodes    []string
-				}
-			}
-			w.must(json.Unmarshal([]byte(found), &report))
-			w.Logf("dark %t, width %d: %d rules hold", dark, width, report.Passes)
-			if report.Passes < 20 {
-				w.Errorf("axe has looked at %d rules only", report.Passes)
-			}
-			for _, v := range report.Violations {
-				w.Errorf("dark %t, width %d: %s: %s: %q", dark, width, v.ID, v.Help, v.Nodes)
-			}
+		}
+		w.must(json.Unmarshal([]byte(found), &report))
+		w.Logf("dark %t, width %d: %d rules hold", v.Dark, v.Width, report.Passes)
+		if report.Passes < 20 {
+			w.Errorf("axe has looked at %d rules only", report.Passes)
+		}
+		for _, violation := range report.Violations {
+			w.Errorf("dark %t, width %d: %s: %s: %q", v.Dark, v.Width, violation.ID, violation.Help, violation.Nodes)
 		}
 	}
 }
