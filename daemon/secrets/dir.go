@@ -311,6 +311,12 @@ func ownedDir(info fs.FileInfo, owner Identity) bool {
 	return ok && info.IsDir() && st.Uid == owner.UID && info.Mode().Perm() == 0o700
 }
 
+// Has says whether a proxy has a directory.
+func (b *Base) Has(id string) bool {
+	info, err := b.root.Lstat(Name(id))
+	return err == nil && info.IsDir()
+}
+
 // Remove removes a proxy's directory with all that is in it. None is success.
 func (b *Base) Remove(id string) error {
 	if err := b.root.RemoveAll(Name(id)); err != nil {

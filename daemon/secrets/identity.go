@@ -119,5 +119,6 @@ func setGroups(groups []uint32) error {
 	return nil
 }
 
-// errNoFile says that a path names no regular file.
-var errNoFile = errors.New("is no regular file")
+// ErrNoFile is when a path names a directory, a device or what /proc makes up,
+// and no regular file.
+var ErrNoFile = errors.New("is no regular file")

@@ -141,7 +141,7 @@ func (v *View) ReadDir(name string, limit int) ([]byte, error) {
 	var all bytes.Buffer
 	for _, n := range sorted(names) {
 		content, err := v.Read(path.Join(name, n), limit-all.Len())
-		if errors.Is(err, errNoFile) {
+		if errors.Is(err, ErrNoFile) {
 			continue
 		}
 		if err != nil {
@@ -227,14 +227,14 @@ func plain(f *os.File) error {
 		return err
 	}
 	if !info.Mode().IsRegular() {
-		return errNoFile
+		return ErrNoFile
 	}
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return os.NewSyscallError("fstatfs", err)
 	}
 	if st.Type == unix.PROC_SUPER_MAGIC || st.Type == unix.SYSFS_MAGIC {
-		return errNoFile
+		return ErrNoFile
 	}
 	return nil
 }

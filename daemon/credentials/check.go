@@ -1,0 +1,79 @@
+package credentials
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+
+	"github.com/lictor-mesh/lictor/daemon/catalog"
+	"github.com/lictor-mesh/lictor/state"
+)
+
+// trouble is a state that a proxy should not be in.
+type trouble struct {
+	state    state.CredentialState
+	sentence string
+	// unknownToken says that the servers do not know the token at all, so that
+	// only another one can help.
+	unknownToken bool
+}
+
+func unreadable(err error) *trouble {
+	return &trouble{state: state.CredentialUnreadable, sentence: err.Error()}
+}
+
+// verdict is what asking a server has shown.
+type verdict int
+
+const (
+	unclear verdict = iota // no server answered, or it limits requests
+	good
+	bad
+)
+
+// check asks a server, or any for the zero address, whether a token does what it
+// is for. It is how a bounce for a token is told from one for want of room.
+func (w *worker) check(ctx context.Context, server netip.AddrPort, token string, own *catalog.ProxyTLS, p state.Proxy) (verdict, *trouble) {
+	_, err := w.m.cfg.Consul.BootstrapParams(ctx, catalog.ParamsQuery{
+		Server: server, Token: token, ProxyID: p.ID, Node: p.Node, Namespace: p.Namespace, Partition: p.Partition, TLS: own,
+	})
+	return judge(err)
+}
+
+// judge finds the state of a proxy in an answer. A proxy that Consul does not
+// know yet has a token that it knows: that is looked at first.
+func judge(err error) (verdict, *trouble) {
+	if err == nil || errors.Is(err, catalog.ErrProxyUnknown) {
+		return good, nil
+	}
+	if errors.Is(err, catalog.ErrToken) {
+		return bad, &trouble{
+			state: state.CredentialRefused, sentence: sentenceOf(err),
+			unknownToken: strings.Contains(err.Error(), "ACL not found"),
+		}
+	}
+	var (
+		ca    x509.UnknownAuthorityError
+		name  x509.HostnameError
+		plain tls.RecordHeaderError
+		alert *net.OpError
+		is    state.CredentialState
+	)
+	switch {
+	case errors.As(err, &ca):
+		is = state.CredentialWrongCA
+	case errors.As(err, &name):
+		is = state.CredentialWrongName
+	case errors.As(err, &plain):
+		is = state.CredentialNoTLS
+	case errors.As(err, &alert) && alert.Op == "remote error": // so crypto/tls calls an alert
+		is = state.CredentialTLSRefused
+	default:
+		return unclear, nil
+	}
+	return bad, &trouble{state: is, sentence: sentenceOf(err)}
+}
