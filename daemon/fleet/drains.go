@@ -44,7 +44,11 @@ func (m *Manager) watch(ctx context.Context) {
 		if err == nil {
 			changed, err = m.heard(ctx, list, index == 0)
 		}
-		m.amiss(ctx, partDrains, err)
+		// A server that ends is left for another one: nothing to speak of.
+		passing := err != nil && failures == 0 && !errors.Is(err, catalog.ErrDenied) && !errors.Is(err, errUndecided)
+		if !passing {
+			m.amiss(ctx, partDrains, err)
+		}
 		if err != nil {
 			index = 0
 			sleep(ctx, m.backoff(err, failures), nil)
