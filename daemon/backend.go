@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
-	"github.com/lictor-mesh/lictor/daemon/bootstrap"
 	"github.com/lictor-mesh/lictor/daemon/fleet"
 	"github.com/lictor-mesh/lictor/daemon/owners"
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
@@ -21,8 +19,14 @@ type backend struct{ *Daemon }
 
 var _ server.Backend = backend{}
 
+// Deregister implements server.Backend.
 func (b backend) Deregister(ctx context.Context, caller server.Caller, id string) error {
-	return problem(b.registry.Deregister(ctx, id, state.LeaveOperator, b.allow(caller)))
+	err := b.registry.Deregister(ctx, id, state.LeaveOperator, b.allow(caller))
+	if err == nil {
+		b.credentials.Wake()
+		b.lifecycle.Look()
+	}
+	return problem(err)
 }
 
 // allow refuses whoever is neither root nor in the owner's network namespace.
@@ -34,29 +38,6 @@ func (b backend) allow(caller server.Caller) func(state.Owner) error {
 		}
 		return fmt.Errorf("%w: the proxy belongs to another %s; ask from there, or as root", server.ErrForbidden, o.Kind)
 	}
-}
-
-func (b backend) Bootstrap(ctx context.Context, _ server.Caller, id string) ([]byte, error) {
-	views, err := b.registry.Views(ctx, id)
-	if err != nil {
-		return nil, problem(err)
-	}
-	v := views[0]
-	if len(v.Servers) == 0 {
-		return nil, fmt.Errorf("%w: no Consul server is known yet, so it is not known which VIP Envoy can use; see `lictor status`", server.ErrUnavailable)
-	}
-	addr := v.VIP
-	if vip, _ := reachable(v); vip == "" {
-		addr = v.VIP6
-	}
-	doc, err := bootstrap.Build(bootstrap.Params{
-		ProxyID: id, Node: v.Node, Namespace: v.Namespace, Partition: v.Partition,
-		XDS: netip.AddrPortFrom(addr, b.cfg.VIPPort),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("build the bootstrap of %s: %w", id, err)
-	}
-	return doc, nil
 }
 
 // Drain implements server.Backend.

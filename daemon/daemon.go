@@ -18,11 +18,14 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/config"
 	"github.com/lictor-mesh/lictor/daemon/connections"
+	"github.com/lictor-mesh/lictor/daemon/credentials"
 	"github.com/lictor-mesh/lictor/daemon/drain"
 	"github.com/lictor-mesh/lictor/daemon/fleet"
+	"github.com/lictor-mesh/lictor/daemon/lifecycle"
 	"github.com/lictor-mesh/lictor/daemon/metrics"
 	"github.com/lictor-mesh/lictor/daemon/owners"
 	"github.com/lictor-mesh/lictor/daemon/registry"
+	"github.com/lictor-mesh/lictor/daemon/secrets"
 	"github.com/lictor-mesh/lictor/daemon/server"
 	"github.com/lictor-mesh/lictor/daemon/statuspage"
 	"github.com/lictor-mesh/lictor/daemon/version"
@@ -32,21 +35,25 @@ import (
 
 // Daemon is a running lictord. Its fields do not change after open.
 type Daemon struct {
-	cfg      config.Config
-	log      *slog.Logger
-	started  time.Time
-	resolver owners.Resolver
-	journal  *journal.Journal
-	kernel   *kernel.Kernel
-	registry *registry.Registry
-	catalog  *catalog.Catalog
-	drains   *drain.Closer
-	fleet    *fleet.Manager
-	metrics  *metrics.Metrics
-	server   *server.Server
-	page     *statuspage.Page
-	hub      connections.Hub
-	attached attachment
+	cfg         config.Config
+	log         *slog.Logger
+	started     time.Time
+	resolver    owners.Resolver
+	journal     *journal.Journal
+	kernel      *kernel.Kernel
+	registry    *registry.Registry
+	catalog     *catalog.Catalog
+	drains      *drain.Closer
+	fleet       *fleet.Manager
+	secrets     *secrets.Base
+	credentials *credentials.Manager
+	lifecycle   *lifecycle.Manager
+	bounces     *bounces
+	metrics     *metrics.Metrics
+	server      *server.Server
+	page        *statuspage.Page
+	hub         connections.Hub
+	attached    attachment
 }
 
 // Run is lictord until ctx ends. Whatever it returns, redirects go on: the
@@ -125,6 +132,10 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 	})
 	d.drains = drain.New(d.registry, d.kernel, !d.cfg.ServerWatchDisabled, logger)
 	d.fleet = d.newFleet(logger)
+	d.bounces = newBounces()
+	if err := d.openSecrets(logger); err != nil {
+		return err
+	}
 	if err := d.registry.Start(); err != nil {
 		return err
 	}
@@ -165,6 +176,9 @@ func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
 		{"attachment", d.watchAttachment},
 		{"owners", owners.NewWatcher(d.registry, d.resolver, logger).Run},
 		{"presence", d.watchPresence(logger)},
+		{"credentials", d.credentials.Run},
+		{"bounces", d.explainBounces},
+		{"lifecycle", d.lifecycle.Run},
 		{"drain", d.drains.Run},
 		{"fleet", d.fleet.Run},
 		{"api", d.server.Run},
@@ -186,6 +200,9 @@ func (d *Daemon) close() error {
 	if d.server != nil {
 		errs = append(errs, d.server.Close())
 	}
+	if d.secrets != nil {
+		errs = append(errs, d.secrets.Close())
+	}
 	if d.kernel != nil {
 		errs = append(errs, d.kernel.Close())
 	}
@@ -201,12 +218,13 @@ func (d *Daemon) catalogConfig(logger *slog.Logger) catalog.Config {
 		HTTPPort:  d.cfg.ConsulHTTPPort, GRPCPort: d.cfg.ConsulGRPCPort,
 		TokenFile: d.cfg.ConsulTokenFile, WatchDisabled: d.cfg.ServerWatchDisabled,
 		GRPCOnly: d.cfg.ConsulHTTPPort == 0,
-		TLS: catalog.TLS{
-			Disabled: d.cfg.TLS.Disabled, CACerts: d.cfg.TLS.CACerts,
-			Cert: d.cfg.TLS.Cert, Key: d.cfg.TLS.Key, ServerName: d.cfg.TLS.ServerName,
-		},
-		Log: logger,
+		TLS:      d.catalogTLS(), Log: logger,
 	}
+}
+
+func (d *Daemon) catalogTLS() catalog.TLS {
+	t := d.cfg.TLS
+	return catalog.TLS{Disabled: t.Disabled, CACerts: t.CACerts, Cert: t.Cert, Key: t.Key, ServerName: t.ServerName}
 }
 
 // machineID tells a journal that came with a copied disk; "" where there is

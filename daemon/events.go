@@ -45,6 +45,9 @@ func (d *Daemon) readEvents(ctx context.Context) error {
 				d.catalog.Refresh() // nobody else would tell that an address has changed
 			}
 		}
+		if e.Kind == kernel.EventBounced {
+			d.bounces.add(e)
+		}
 		if !d.hub.Followed() {
 			n = namer{} // who follows later is not told of drops before
 			return

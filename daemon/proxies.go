@@ -51,6 +51,9 @@ func (b backend) proxy(v registry.View) v1.Proxy {
 	p.Envoy, p.TokenExpires = v.Envoy, v.Expires
 	if v.Process != nil {
 		p.Process = &v1.Process{PID: v.Process.PID, Alive: !process.Gone(*v.Process, b.resolver.BootID)}
+		if info, ok := b.lifecycle.Info(v.ID); ok {
+			p.Process.Phase = string(info.Phase)
+		}
 	}
 	return p
 }

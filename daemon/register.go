@@ -21,11 +21,11 @@ func (b backend) Register(ctx context.Context, caller server.Caller, id string, 
 	if err != nil {
 		return v1.Registered{}, problem(err)
 	}
-	view, err := b.registry.Register(ctx, ask)
+	view, err := b.promise(ctx, ask, req.Credential)
 	if err != nil {
 		return v1.Registered{}, problem(err)
 	}
-	out := v1.Registered{ProxyID: id, Port: b.cfg.VIPPort, Seq: view.Seq}
+	out := v1.Registered{ProxyID: id, Port: b.cfg.VIPPort, Seq: view.Seq, SecretsDir: b.secretsDir(view)}
 	out.VIP, out.VIP6 = reachable(view)
 	if refs := serverRefs(view); len(refs) > 0 {
 		out.Server = &refs[0]

@@ -130,6 +130,7 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 	b.consulStatus(&st)
 	b.journalStatus(&st)
 	b.fleetStatus(&st)
+	b.processStatus(&st)
 	if err := b.proxyStatus(ctx, &st); err != nil {
 		return st, err
 	}
