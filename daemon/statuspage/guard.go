@@ -19,7 +19,6 @@ func (p *Page) guarded(next http.HandlerFunc) http.HandlerFunc {
 		for name, value := range map[string]string{
 			"Content-Security-Policy":      policy,
 			"Cross-Origin-Resource-Policy": "same-origin",
-			"Cross-Origin-Opener-Policy":   "same-origin",
 			"Referrer-Policy":              "no-referrer",
 			"X-Content-Type-Options":       "nosniff",
 			"X-Frame-Options":              "DENY",

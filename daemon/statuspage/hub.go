@@ -16,8 +16,9 @@ const (
 	points  = 120 // of a sparkline: ten minutes
 	backlog = 32  // updates that a reader may be behind before it is let go
 	// share bounds the part of a CPU that readings take: after one that took a
-	// time, so many such times pass until the next.
-	share = 20
+	// time, so many such times pass until the next, but not more than longest.
+	share   = 20
+	longest = 5 * time.Second
 )
 
 // reader is one who follows the page.
@@ -52,6 +53,7 @@ type hub struct {
 
 	readings chan reading // buffered for one
 	began    time.Time    // of the reading under way; zero: there is none
+	fullAt   time.Time    // when the last one of everything was good
 	due      time.Time    // no reading begins before
 	wanted   bool         // a reading is due
 	sampling bool         // the next reading is a point of the sparklines
@@ -90,7 +92,7 @@ func (h *hub) run(ctx context.Context, group *sync.WaitGroup) {
 		case <-ctx.Done():
 			return
 		case r := <-h.requests:
-			h.waiting, h.wanted = append(h.waiting, r), true
+			h.asked(r)
 		case r := <-h.leave:
 			h.letGo(r)
 			h.waiting = slices.DeleteFunc(h.waiting, func(w request) bool { return w.reader == r })
@@ -125,6 +127,15 @@ func (h *hub) watch(ctx context.Context, group *sync.WaitGroup) {
 		h.unwatch()
 		h.unwatch = nil
 	}
+}
+
+// asked answers at once when what is known is of now.
+func (h *hub) asked(r request) {
+	if h.known.Summary != nil && !h.failing && time.Since(h.fullAt) < h.timing.tick {
+		h.answer(r)
+		return
+	}
+	h.waiting, h.wanted = append(h.waiting, r), true
 }
 
 // end lets everybody go.
@@ -185,7 +196,7 @@ func caught(err *error) {
 // read takes a reading over, and tells what differs.
 func (h *hub) read(r reading) {
 	took := time.Since(h.began)
-	h.began, h.due = time.Time{}, time.Now().Add(max(h.timing.soonest, share*took))
+	h.began, h.due = time.Time{}, time.Now().Add(max(h.timing.soonest, min(share*took, longest)))
 	if r.err != nil {
 		h.failed(r.err)
 	} else {
@@ -235,6 +246,7 @@ func (h *hub) apply(r reading) update {
 	if !r.full {
 		return news
 	}
+	h.fullAt = time.Now()
 	s := summaryOf(r.status)
 	h.known.Summary, news.Summary = &s, &s
 	seen := make(map[string]proxy, len(r.proxies))

@@ -370,6 +370,7 @@ func TestADocumentWithoutASource(t *testing.T) {
 		t.Errorf("%d when it can be read", status)
 	}
 	f.set(func() { f.panics = true })
+	time.Sleep(50 * time.Millisecond) // what is of now is told as such
 	if status, _, body := get(t, url+"/"); status != 200 || !strings.Contains(body, "as of earlier") {
 		t.Errorf("%d, %q; want what was known, said to be old", status, body)
 	}

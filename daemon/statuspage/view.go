@@ -109,7 +109,7 @@ func summaryOf(st v1.Status) summary {
 func problems(st v1.Status) []string {
 	told := []string{}
 	if !st.Attachment.InEffect {
-		told = append(told, "The hook is not in effect: new connections to VIPs fail on this host. Restart lictord to attach it again.")
+		told = append(told, "The hook is not in effect: new connections to VIPs fail on this host. `lictor status`, run there, says what to do.")
 	}
 	if st.Servers == 0 {
 		told = append(told, "No Consul server is known: connections to VIPs are refused. Check --consul-addresses.")

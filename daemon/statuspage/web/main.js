@@ -38,7 +38,7 @@ function tell(u) {
   if (u.servers) showServers(u.servers);
   proxies.update(u);
   if (u.all || u.news) showNews(u);
-  if (u.all && !opened) document.documentElement.dataset.live = "true"; // for tests: the first update is shown
+  document.documentElement.dataset.live = "true"; // what was rendered by the daemon is replaced
   opened = true;
 }
 

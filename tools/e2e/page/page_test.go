@@ -1,15 +1,17 @@
 package page
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/cilium/ebpf/link"
 
 	"github.com/lictor-mesh/lictor/tools/browser"
 	"github.com/lictor-mesh/lictor/tools/testbed/xds"
@@ -173,7 +175,9 @@ func showsThatTheHookIsGone(w *world) {
 		w.Fatal("no pins")
 	}
 	for _, pin := range pins {
-		w.must(os.Remove(pin))
+		l, err := link.LoadPinnedLink(pin, nil)
+		w.must(err)
+		w.must(errors.Join(l.Detach(), l.Close()))
 	}
 	removed := time.Now()
 	p.until(10*time.Second, `document.querySelector("#checks .bad")?.innerText.includes("not in effect")`)
