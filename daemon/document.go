@@ -11,6 +11,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/bootstrap"
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/credentials"
+	"github.com/lictor-mesh/lictor/daemon/process"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/secrets"
 	"github.com/lictor-mesh/lictor/daemon/server"
@@ -63,7 +64,7 @@ func (b backend) params(v registry.View, files credentials.Files, central catalo
 			Namespace: central.Namespace, Partition: central.Partition, NodeName: central.NodeName,
 			Config: central.Config, AccessLogs: central.AccessLogs,
 		},
-		Env: environment(v.Process),
+		Env: b.environment(v.Process),
 	}
 	if v.Envoy != nil {
 		p.Settings = *v.Envoy
@@ -115,14 +116,15 @@ func (b backend) readCAs(p *state.Process, dir string) ([]byte, error) {
 }
 
 // environment looks up variables of a process as it was started. A process
-// that is not watched has none that is known.
-func environment(p *state.Process) func(string) (string, bool) {
+// that is not watched has none that is known, and one that has ended serves
+// nobody.
+func (b backend) environment(p *state.Process) func(string) (string, bool) {
 	if p == nil {
 		return nil
 	}
 	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID))
-	if err != nil {
-		return nil // it has ended; its bootstrap serves nobody
+	if err != nil || process.Gone(*p, b.resolver.BootID) { // its pid may be another's
+		return nil
 	}
 	return bootstrap.Environ(string(raw))
 }

@@ -68,6 +68,12 @@ func TestWhatABootstrapIsMadeOf(t *testing.T) {
 		t.Error("the token is in the bootstrap, or it is no JSON")
 	}
 
+	another := *p
+	another.Start-- // had the pid before
+	v.Process = &another
+	if got, err := b.params(v, files, central); err != nil || got.Env != nil {
+		t.Errorf("the environment of another process is taken for the proxy's: %v", err)
+	}
 	v.Envoy.ServerName = "of.the.proxy"
 	if got, err := b.params(v, files, central); err != nil || got.TLS.ServerName != "of.the.proxy" {
 		t.Errorf("the proxy's own server name: %+v, %v", got.TLS, err)
