@@ -21,7 +21,7 @@ const (
 	// scrapeTimeout bounds an answer where the scraper does not say what it
 	// waits for. Prometheus waits for 10 s by default.
 	scrapeTimeout    = 8 * time.Second
-	maxScrapeTimeout = time.Minute
+	maxScrapeTimeout = time.Minute // whatever the scraper says
 	// maxMetrics bounds what is taken of one source, and maxLine a line of it,
 	// in bytes.
 	maxMetrics = 64 << 20
@@ -64,10 +64,10 @@ func (l *life) metricsHandler(r *running) http.Handler {
 // timeoutOf leaves a tenth of what the scraper waits for to the way back.
 func timeoutOf(h http.Header) time.Duration {
 	seconds, err := strconv.ParseFloat(h.Get("X-Prometheus-Scrape-Timeout-Seconds"), 64)
-	if err != nil || seconds <= 0 {
+	if err != nil || !(seconds > 0) { // nor is NaN
 		return scrapeTimeout
 	}
-	return min(time.Duration(seconds*0.9*float64(time.Second)), maxScrapeTimeout)
+	return time.Duration(0.9 * min(seconds, maxScrapeTimeout.Seconds()) * float64(time.Second))
 }
 
 // source is where metrics come from.

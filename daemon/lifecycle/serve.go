@@ -96,14 +96,18 @@ func (l *life) listen(r *running, at netip.AddrPort) (net.Listener, error) {
 
 // answer serves a listener until ctx ends or it fails, and closes it.
 func (l *life) answer(ctx context.Context, listener net.Listener, handler http.Handler) {
-	var group sync.WaitGroup
-	defer group.Wait() // requests that are being answered
+	var group sync.WaitGroup // of connections, each of which has a goroutine
+	defer group.Wait()
 	server := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-			group.Add(1)
-			defer group.Done()
-			handler.ServeHTTP(w, req)
-		}),
+		Handler: handler,
+		ConnState: func(_ net.Conn, s http.ConnState) {
+			switch s {
+			case http.StateNew: // before Serve can return
+				group.Add(1)
+			case http.StateClosed:
+				group.Done()
+			}
+		},
 		ReadTimeout: headerTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(l.log.Handler(), slog.LevelDebug), // it would be the pod's to fill
