@@ -2,7 +2,9 @@ package lifecycle
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -43,7 +45,7 @@ static_resources:
 
 // realEnvoy starts a real Envoy, as lictor exec does where a grace is asked for,
 // before an application whose answers to /slow take a second.
-func realEnvoy(t *testing.T, s state.EnvoySettings) *pod {
+func realEnvoy(t *testing.T, s state.EnvoySettings, stdout io.Writer) *pod {
 	t.Helper()
 	testenv.Privileged(t)
 	binary, err := binaries.Envoy(context.Background(), os.Stderr)
@@ -63,8 +65,10 @@ func realEnvoy(t *testing.T, s state.EnvoySettings) *pod {
 	if err := os.WriteFile(path, []byte(bootstrap), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	p.child = start(t, p.ns, blocked(binary, "-c", path, "--disable-hot-restart", "--concurrency", "1",
-		"-l", "error", "--drain-time-s", "30", "--drain-strategy", "immediate"))
+	cmd := blocked(binary, "-c", path, "--disable-hot-restart", "--concurrency", "1",
+		"-l", "error", "--drain-time-s", "30", "--drain-strategy", "immediate")
+	cmd.Stdout = stdout
+	p.child = start(t, p.ns, cmd)
 	p.registry.register(processOf(t, p.child.Process.Pid), s, ownerOf(t, p.ns))
 	eventually(t, "Envoy serves", func() bool {
 		_, err := get(p.client, "http://127.0.0.1:8080/")
@@ -90,7 +94,7 @@ func (p *pod) slow() chan error {
 // A request that is in flight at SIGTERM is answered; so is one that comes after
 // it within the grace, which is told to come no more. Then Envoy ends.
 func TestRealEnvoyDrains(t *testing.T) {
-	p := realEnvoy(t, state.EnvoySettings{ShutdownDrain: true, ShutdownGraceSeconds: 2, GracefulBind: "127.0.0.1:20300"})
+	p := realEnvoy(t, state.EnvoySettings{ShutdownDrain: true, ShutdownGraceSeconds: 2, GracefulBind: "127.0.0.1:20300"}, nil)
 	m, _ := manage(t, p.registry, time.Minute)
 	p.served(t, "127.0.0.1:20300")
 	if _, err := get(p.client, "http://127.0.0.1:20300/graceful_startup"); err != nil {
@@ -127,7 +131,7 @@ func TestRealEnvoyDrains(t *testing.T) {
 // With the manager dead Envoy serves on after SIGTERM, and the next manager
 // drains it.
 func TestRealEnvoyDrainsLater(t *testing.T) {
-	p := realEnvoy(t, state.EnvoySettings{ShutdownDrain: true, ShutdownGraceSeconds: 1})
+	p := realEnvoy(t, state.EnvoySettings{ShutdownDrain: true, ShutdownGraceSeconds: 1}, nil)
 	m, stop := manage(t, p.registry, time.Minute)
 	eventually(t, "it is watched", func() bool { return phase(m) == Running })
 	stop()
@@ -152,7 +156,7 @@ func TestRealEnvoyDrainsLater(t *testing.T) {
 func TestRealEnvoyMetrics(t *testing.T) {
 	p := realEnvoy(t, state.EnvoySettings{Prometheus: &state.PrometheusSettings{
 		MergePort: 20100, ServiceMetricsURL: "http://127.0.0.1:9999/metrics",
-	}})
+	}}, nil)
 	manage(t, p.registry, time.Minute)
 	p.served(t, "127.0.0.1:20100")
 	body, err := get(p.client, "http://127.0.0.1:20100/stats/prometheus")
@@ -165,4 +169,21 @@ func TestRealEnvoyMetrics(t *testing.T) {
 		}
 	}
 	t.Logf("%d bytes", len(body))
+}
+
+// Envoy's configuration at its end, in its own log.
+func TestRealEnvoyDump(t *testing.T) {
+	var stdout strings.Builder // by a pipe, which exec makes
+	p := realEnvoy(t, state.EnvoySettings{DumpConfigOnExit: true}, &stdout)
+	manage(t, p.registry, time.Minute)
+	if err := unix.Kill(p.child.Process.Pid, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-p.child.ended
+	var dump struct {
+		Configs []any `json:"configs"`
+	}
+	if err := json.Unmarshal([]byte(stdout.String()), &dump); err != nil || len(dump.Configs) < 3 {
+		t.Errorf("%d configurations, %v", len(dump.Configs), err)
+	}
 }
