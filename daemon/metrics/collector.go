@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/kernel"
 )
 
@@ -22,12 +23,16 @@ const scrapeTimeout = 5 * time.Second
 
 // Reading is what was read at one scrape.
 type Reading struct {
+	Ready       bool // as /readyz says
+	Hook        bool // in effect, as last verified
 	Servers     []Server
+	Proxies     map[v1.ProxyState]int
 	Reasons     map[kernel.Reason]uint64
 	RingDropped uint64
 	Drift       map[string]uint64 // differences repaired, by kind
 	Journal     Journal
 	Consul      Consul
+	Fleet       Fleet
 }
 
 // Server is one server's part of a reading.
@@ -35,19 +40,9 @@ type Server struct {
 	ID       string
 	Counters kernel.Counters
 	Latency  kernel.Histogram
-	Proxies  int // that have it first
-}
-
-// Journal is the journal's part of a reading.
-type Journal struct {
-	Seq   uint64
-	Bytes int64
-}
-
-// Consul is the catalog's part of a reading.
-type Consul struct {
-	LastContact time.Time // zero: never
-	Errors      uint64
+	Proxies  int  // that have it first
+	Listed   bool // by the catalog, as passing
+	Drained  bool
 }
 
 // collector turns readings into metrics.
@@ -55,40 +50,41 @@ type collector struct {
 	source Source
 
 	active, total, seconds, bytes, proxies *prometheus.Desc
-	denied, dropped, drift                 *prometheus.Desc
-	seq, size                              *prometheus.Desc
-	contact, errors                        *prometheus.Desc
+	listed, drained                        *prometheus.Desc
+	denied, irregular, dropped             *prometheus.Desc
+	health                                 healthDescs
 }
 
 func newCollector(s Source) *collector {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
-	}
 	return &collector{
-		source:  s,
-		active:  desc("server_connections_active", "Connections that are established and not closed.", "server", "service"),
-		total:   desc("server_connections_total", "Connects that were redirected, by how they ended; established ones are counted once they are, and again as bounced when they end as such.", "server", "service", "result"),
-		seconds: desc("server_connect_seconds", "Time from connect to established.", "server"),
-		bytes:   desc("server_bytes_total", "Bytes of connections that have ended, from the server (received) and to it (sent).", "server", "direction"),
-		proxies: desc("proxies", "Proxies placed first on a server.", "server"),
-		denied:  desc("denied_total", "Connects to VIPs that were refused on the host, by reason.", "reason"),
-		dropped: desc("ring_events_dropped_total", "Connection events dropped because the ring buffer was full; no counter misses them."),
-		drift:   desc("reconcile_drift_total", "Differences between the kernel's map and the state that were repaired, by kind.", "kind"),
-		seq:     desc("journal_seq", "Sequence number of the last journaled event."),
-		size:    desc("journal_bytes", "Size of the journal's file."),
-		contact: desc("consul_last_contact_timestamp_seconds", "When a Consul server last answered; 0 if none has."),
-		errors:  desc("consul_query_errors_total", "Queries to Consul that failed."),
+		source:    s,
+		active:    desc("server_connections_active", "Connections that are established and not closed.", "server", "service"),
+		total:     desc("server_connections_total", "Connects that were redirected, by how they ended; established ones are counted once they are, and again as bounced when they end as such.", "server", "service", "result"),
+		seconds:   desc("server_connect_seconds", "Time from connect to established.", "server"),
+		bytes:     desc("server_bytes_total", "Bytes of connections that have ended, from the server (received) and to it (sent).", "server", "direction"),
+		proxies:   desc("proxies", "Proxies placed first on a server.", "server"),
+		denied:    desc("denied_total", "Connects to VIPs that were refused on the host, by reason.", "reason"),
+		listed:    desc("server_listed", "1 for a server that the catalog lists as passing, 0 for one that it no longer does.", "server"),
+		drained:   desc("server_drained", "1 for a server that is drained on this host, by itself or for the fleet.", "server"),
+		irregular: desc("irregular_total", "What a connect to a VIP met that does not refuse it: no memory to follow it (untracked), an option that could not be set (sockopt-failed), another program that denied it or led it elsewhere.", "reason"),
+		dropped:   desc("ring_events_dropped_total", "Connection events dropped because the ring buffer was full; no counter misses them."),
+		health:    newHealthDescs(),
 	}
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
 }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		c.active, c.total, c.seconds, c.bytes, c.proxies, c.denied, c.dropped,
-		c.drift, c.seq, c.size, c.contact, c.errors,
+		c.active, c.total, c.seconds, c.bytes, c.proxies, c.listed, c.drained,
+		c.denied, c.irregular, c.dropped,
 	} {
 		ch <- d
 	}
+	c.health.describe(ch)
 }
 
 // Collect implements prometheus.Collector.
@@ -103,21 +99,20 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range r.Servers {
 		c.server(ch, s)
 	}
-	for reason := kernel.ReasonStranger; reason.Denies(); reason++ {
-		ch <- counter(c.denied, r.Reasons[reason], reason.String()) // 0 too, so that the first one is an increase
-	}
-	for kind, n := range r.Drift {
-		ch <- counter(c.drift, n, kind)
+	c.reasons(ch, r)
+	c.health.collect(ch, r)
+}
+
+// reasons are given when they are 0 too, so that the first one is an increase.
+func (c *collector) reasons(ch chan<- prometheus.Metric, r Reading) {
+	for reason := kernel.ReasonStranger; reason < kernel.ReasonRingDropped; reason++ {
+		d := c.irregular
+		if reason.Denies() {
+			d = c.denied
+		}
+		ch <- counter(d, r.Reasons[reason], reason.String())
 	}
 	ch <- counter(c.dropped, r.RingDropped)
-	ch <- gauge(c.seq, float64(r.Journal.Seq))
-	ch <- gauge(c.size, float64(r.Journal.Bytes))
-	contact := 0.0
-	if at := r.Consul.LastContact; !at.IsZero() {
-		contact = float64(at.UnixMilli()) / 1000
-	}
-	ch <- gauge(c.contact, contact)
-	ch <- counter(c.errors, r.Consul.Errors)
 }
 
 func (c *collector) server(ch chan<- prometheus.Metric, s Server) {
@@ -137,6 +132,8 @@ func (c *collector) server(ch chan<- prometheus.Metric, s Server) {
 	ch <- counter(c.bytes, n.BytesIn, s.ID, "received")
 	ch <- counter(c.bytes, n.BytesOut, s.ID, "sent")
 	ch <- gauge(c.proxies, float64(s.Proxies), s.ID)
+	ch <- gauge(c.listed, truth(s.Listed), s.ID)
+	ch <- gauge(c.drained, truth(s.Drained), s.ID)
 	ch <- latency(c.seconds, s)
 }
 
@@ -180,6 +177,14 @@ func counter(d *prometheus.Desc, n uint64, labels ...string) prometheus.Metric {
 
 func gauge(d *prometheus.Desc, v float64, labels ...string) prometheus.Metric {
 	return whole(d)(prometheus.NewConstMetric(d, prometheus.GaugeValue, v, labels...))
+}
+
+// truth is how Prometheus is told yes and no.
+func truth(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
 }
 
 func counterValue(c prometheus.Counter) float64 {

@@ -23,9 +23,6 @@ type Credentials struct {
 // CollectCredentials adds what is read of credentials at each scrape. read must
 // not block.
 func (m *Metrics) CollectCredentials(read func() Credentials) {
-	desc := func(name, help string, labels ...string) *prometheus.Desc {
-		return prometheus.NewDesc(prometheus.BuildFQName(namespace, "", name), help, labels, nil)
-	}
 	m.registry.MustRegister(&credentialCollector{
 		read:     read,
 		proxies:  desc("proxy_credentials", "Proxies by how their credential, and the servers' TLS for them, stands.", "state"),

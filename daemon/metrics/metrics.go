@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/lictor-mesh/lictor/kernel"
@@ -56,7 +57,8 @@ func New(version string) *Metrics {
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	info.Set(1)
-	m.registry.MustRegister(m.appended, m.compared, m.placed, m.ringKinds, info)
+	m.registry.MustRegister(m.appended, m.compared, m.placed, m.ringKinds, info,
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, r := range []state.PlaceReason{
 		state.PlaceInitial, state.PlaceServerGone, state.PlaceRebalance,
 		state.PlaceConnectFailed, state.PlaceBounced, state.PlaceOperator,
