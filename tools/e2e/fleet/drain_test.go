@@ -32,6 +32,7 @@ func TestADrainOfTheFleet(t *testing.T) {
 	one, two, three := w.hosts[0], w.hosts[1], w.hosts[2]
 	w.eventually(10*time.Second, "hosts that report", func() string { return w.reporting(two) }, "host-1 host-2 host-3")
 
+	before := w.status(three).Journal.Seq
 	began := time.Now()
 	out := w.cli(one, "drain", "consul-2", "--fleet")
 	t.Logf("drained for the fleet, as its hosts say, after %v:\n%s", time.Since(began).Round(time.Millisecond), out)
@@ -45,6 +46,12 @@ func TestADrainOfTheFleet(t *testing.T) {
 		}
 		w.eventually(5*time.Second, "streams of "+h.Name, func() string { return fmt.Sprintf("%d, %d on consul-2", total(h), w.on(h, "consul-2")) },
 			fmt.Sprintf("%d, 0 on consul-2", each))
+	}
+	for at, want := range map[string]bool{fmt.Sprint(before): false, "1ms": true} {
+		state := w.cli(three, "journal", "state", "--at="+at, "--state-dir="+three.lictor.State)
+		if strings.Contains(state, "for the whole fleet by uid 0 on host-1 since ") != want {
+			t.Errorf("state at %s:\n%s", at, state)
+		}
 	}
 	w.tellsWho(three, "uid 0 on host-1 drained consul-2 for the whole fleet at ")
 	if said := w.refused(two, "undrain", "consul-2"); !strings.Contains(said, "--fleet") {
