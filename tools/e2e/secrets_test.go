@@ -10,13 +10,16 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // The token by which lictord reads Consul's catalog is in no log, not at the
 // level debug either, in no file of its own, in none of its answers and in no
-// pinned map; and neither is one that Consul does not accept.
+// pinned map; and neither is one that Consul does not accept. The same token given to
+// a proxy is only where its Envoy reads it.
 func TestTokensAreNotTold(t *testing.T) {
 	const good, bad = "0f1e2d3c-feed-4bad-8cab-7a6b5c4d3e2f", "9a8b7c6d-dead-4bee-9fad-1f2e3d4c5b6a"
 	w := newWorldWithACLs(t, good)
@@ -47,7 +50,14 @@ func TestTokensAreNotTold(t *testing.T) {
 			w.must(w.lictor.WaitReady(w.ctx))
 			m := w.join("web")
 			w.must(w.connects(m.pod.Node, m.vip(), 0))
-			given["bootstrap"] = []byte(w.cli("bootstrap", m.proxy.ID))
+			w.registerAs(m.proxy.ID, v1.RegisterRequest{
+				NodeName: m.proxy.NodeName, Netns: m.pod.Netns.Path,
+				Credential: &v1.Credential{Credential: state.Credential{Type: state.CredentialStatic}, Token: good},
+			})
+			given["bootstrap"] = []byte(w.cli("bootstrap", "--wait", m.proxy.ID))
+			if !bytes.Contains(given["bootstrap"], []byte("token.json")) {
+				t.Error("the bootstrap does not name the file of the token, so that nothing is proved")
+			}
 		}
 		for _, page := range []string{"/metrics", "/"} {
 			body, err := w.lictor.Get(w.ctx, page)

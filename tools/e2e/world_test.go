@@ -118,10 +118,11 @@ func (w *world) registerAs(id string, req v1.RegisterRequest) v1.Registered {
 	return r
 }
 
-// envoy starts a real Envoy with the bootstrap that lictord gives.
+// envoy starts a real Envoy with the bootstrap that lictord gives. The server that
+// is asked for it may be a moment behind the one where the service was registered.
 func (w *world) envoy(m member) *bed.Envoy {
 	w.Helper()
-	doc, err := w.lictor.CLI(w.ctx, m.pod.Node, "bootstrap", m.proxy.ID)
+	doc, err := w.lictor.CLI(w.ctx, m.pod.Node, "bootstrap", "--wait", m.proxy.ID)
 	w.must(err)
 	e, err := m.pod.StartEnvoy(w.ctx, bed.EnvoyOptions{Bootstrap: doc})
 	w.must(err)
