@@ -50,9 +50,11 @@ func (b backend) proxy(v registry.View) v1.Proxy {
 	p.CredentialState, p.CredentialProblem, p.CredentialSince = v.CredentialState, v.CredentialProblem, v.CredentialSince
 	p.Envoy, p.TokenExpires = v.Envoy, v.Expires
 	if v.Process != nil {
-		p.Process = &v1.Process{PID: v.Process.PID, Alive: !process.Gone(*v.Process, b.resolver.BootID)}
+		p.Process = &v1.Process{PID: v.Process.PID}
 		if info, ok := b.lifecycle.Info(v.ID); ok {
-			p.Process.Phase = string(info.Phase)
+			p.Process.Alive, p.Process.Phase = info.Alive, string(info.Phase)
+		} else { // it was registered a moment ago
+			p.Process.Alive = !process.Gone(*v.Process, b.resolver.BootID)
 		}
 	}
 	return p

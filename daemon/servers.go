@@ -52,17 +52,13 @@ func (b backend) Servers(ctx context.Context) ([]v1.Server, error) {
 	return out, nil
 }
 
-// reading is what a scrape reads. It asks the registry for names only.
+// reading is what a scrape reads.
 func (d *Daemon) reading(ctx context.Context) (metrics.Reading, error) {
 	snap, err := d.registry.Snapshot(ctx)
 	if err != nil {
 		return metrics.Reading{}, err
 	}
-	counters, err := d.kernel.Servers()
-	if err != nil {
-		return metrics.Reading{}, err
-	}
-	latencies, err := d.kernel.Latency()
+	views, err := d.registry.Views(ctx)
 	if err != nil {
 		return metrics.Reading{}, err
 	}
@@ -70,21 +66,49 @@ func (d *Daemon) reading(ctx context.Context) (metrics.Reading, error) {
 	if err != nil {
 		return metrics.Reading{}, err
 	}
-	stats := d.journal.Stats()
-	contact := d.catalog.Status()
+	_, _, hook := d.attached.get()
+	stats, contact, fleet := d.journal.Stats(), d.catalog.Status(), d.fleet.Status()
 	r := metrics.Reading{
+		Hook:        hook == nil,
+		Proxies:     map[v1.ProxyState]int{},
 		Reasons:     reasons,
 		RingDropped: reasons[kernel.ReasonRingDropped],
 		Drift:       drift(d.registry),
-		Journal:     metrics.Journal{Seq: stats.Last, Bytes: stats.Bytes},
-		Consul:      metrics.Consul{LastContact: contact.LastContact, Errors: contact.Errors},
+		Journal: metrics.Journal{
+			Seq: stats.Last, Bytes: stats.Bytes, Writable: d.registry.JournalProblem() == nil, Pending: snap.Pending,
+		},
+		Consul: metrics.Consul{Contact: contact.Problem == "", LastContact: contact.LastContact, Errors: contact.Errors},
+		Fleet: metrics.Fleet{
+			State: fleet.State, Drains: len(fleet.Drains), Waiting: len(fleet.Waiting), Reported: fleet.Reported,
+		},
 	}
+	r.Ready = ready(r.Hook, r.Journal.Writable, len(snap.State.Servers))
+	for _, v := range views {
+		r.Proxies[proxyState(v)]++
+	}
+	r.Servers, err = d.readServers(snap)
+	return r, err
+}
+
+// readServers is each server's part of a reading.
+func (d *Daemon) readServers(snap registry.Snapshot) ([]metrics.Server, error) {
+	counters, err := d.kernel.Servers()
+	if err != nil {
+		return nil, err
+	}
+	latencies, err := d.kernel.Latency()
+	if err != nil {
+		return nil, err
+	}
+	servers := make([]metrics.Server, 0, len(snap.Slots))
 	for id, slot := range snap.Slots {
-		r.Servers = append(r.Servers, metrics.Server{
+		_, drained := snap.State.Drained[id]
+		servers = append(servers, metrics.Server{
 			ID: id, Counters: counters[slot], Latency: latencies[slot], Proxies: snap.First[id],
+			Listed: snap.State.Servers[id] != nil, Drained: drained,
 		})
 	}
-	return r, nil
+	return servers, nil
 }
 
 func drift(r *registry.Registry) map[string]uint64 {

@@ -134,11 +134,13 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 	if err := b.proxyStatus(ctx, &st); err != nil {
 		return st, err
 	}
-	// Without Consul what is journaled stays in force: a problem, but the host
-	// does its work.
-	st.Ready = hookErr == nil && st.Journal.Writable && st.Servers > 0
+	st.Ready = ready(hookErr == nil, st.Journal.Writable, st.Servers)
 	return st, nil
 }
+
+// ready says whether the host does its work. Without Consul what is journaled
+// stays in force: a problem, but no reason to take proxies elsewhere.
+func ready(hook, writable bool, servers int) bool { return hook && writable && servers > 0 }
 
 // hookAdvice says what ends it.
 func hookAdvice(err error) string {
