@@ -196,7 +196,7 @@ func parseDrains(pairs []catalog.KVPair) map[string]drain {
 			continue
 		}
 		var v drainValue
-		if json.Unmarshal(p.Value, &v) != nil || v.By == "" {
+		if json.Unmarshal(p.Value, &v) != nil || tidy(v.By) == "" {
 			v.By = "the key " + p.Key
 		}
 		found[id] = drain{

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -152,4 +153,33 @@ func TestAHostWithoutTheRight(t *testing.T) {
 	_, err = w.consul().KV().Delete("lictor/drains/consul-2", nil)
 	w.must(err)
 	w.eventually(6*time.Second, "drained on host-1", func() string { return w.drained(one) }, "")
+}
+
+// The rights that the documentation names are enough, where everything else is
+// denied; with them a host reports and follows drains, and cannot set one.
+func TestTheDocumentedRights(t *testing.T) {
+	doc, err := os.ReadFile("../../../daemon/fleet/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rules, ok := strings.Cut(string(doc), "```hcl\n")
+	rules, _, closed := strings.Cut(rules, "```")
+	if !ok || !closed {
+		t.Fatal("daemon/fleet/README.md has no policy")
+	}
+	w := newBareWorld(t, bed.ClusterOptions{ACL: true})
+	one := w.addHost(rules + `node_prefix "" { policy = "read" } service_prefix "" { policy = "read" }`)
+	w.eventually(10*time.Second, "hosts that report", func() string {
+		keys, _, _ := w.consul().KV().Keys("lictor/", "", nil)
+		return strings.Join(keys, " ")
+	}, "lictor/hosts/host-1")
+	if st := w.status(one); st.Fleet.State != v1.FleetOn || st.Fleet.Why != "" || len(st.Problems) > 0 {
+		t.Errorf("fleet %+v, problems %q", st.Fleet, st.Problems)
+	}
+	_, err = w.consul().KV().Put(&api.KVPair{Key: "lictor/drains/consul-2", Value: []byte(`{"by":"an operator"}`)}, nil)
+	w.must(err)
+	w.eventually(8*time.Second, "drained", func() string { return w.drained(one) }, "consul-2 by fleet: an operator")
+	if said := w.refused(one, "undrain", "consul-2", "--fleet"); !strings.Contains(said, "key:write") {
+		t.Errorf("undraining with these rights: %s", said)
+	}
 }

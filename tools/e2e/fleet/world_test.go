@@ -43,22 +43,29 @@ type host struct {
 // forbids, and so many hosts.
 func newWorld(t *testing.T, hosts int) *world {
 	t.Helper()
+	w := newBareWorld(t, bed.ClusterOptions{Token: bed.ManagementToken, Config: map[string]any{
+		"acl": map[string]any{
+			"enabled": true, "default_policy": "allow",
+			"tokens": map[string]any{"initial_management": bed.ManagementToken},
+		},
+	}})
+	for range hosts {
+		w.addHost("")
+	}
+	return w
+}
+
+// newBareWorld makes three Consul servers and no host.
+func newBareWorld(t *testing.T, o bed.ClusterOptions) *world {
+	t.Helper()
 	testenv.Privileged(t)
 	testenv.NoLeaks(t) // before ForTest, so that it looks after everything is gone
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	w := &world{TB: t, ctx: ctx, bed: bed.ForTest(t)}
 	var err error
-	w.cluster, err = w.bed.StartCluster(ctx, bed.ClusterOptions{Token: bed.ManagementToken, Config: map[string]any{
-		"acl": map[string]any{
-			"enabled": true, "default_policy": "allow",
-			"tokens": map[string]any{"initial_management": bed.ManagementToken},
-		},
-	}})
+	w.cluster, err = w.bed.StartCluster(ctx, o)
 	w.must(err)
-	for range hosts {
-		w.addHost("")
-	}
 	return w
 }
 
