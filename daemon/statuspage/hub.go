@@ -274,17 +274,25 @@ func equalServer(a, b server) bool {
 	return a.serverRow == b.serverRow && slices.Equal(a.Past, b.Past)
 }
 
-// sample adds a point to each server's sparkline.
+// sample adds a point to each server's sparkline. That of a server which is away
+// goes on at nothing, until there is nothing else in it.
 func (h *hub) sample(servers []v1.Server) {
-	past := make(map[string][]uint64, len(servers))
+	now := make(map[string]uint64, len(servers))
 	for _, s := range servers {
-		was := h.past[s.ID]
-		if len(was) >= points {
-			was = was[len(was)-points+1:]
-		}
-		past[s.ID] = append(slices.Clip(was), s.Active)
+		now[s.ID] = s.Active
+		h.past[s.ID] = append(h.past[s.ID], s.Active)
 	}
-	h.past = past
+	for id, past := range h.past {
+		if _, there := now[id]; !there {
+			past = append(past, 0)
+		}
+		past = slices.Clone(past[max(0, len(past)-points):])
+		if _, there := now[id]; !there && slices.Max(past) == 0 {
+			delete(h.past, id)
+			continue
+		}
+		h.past[id] = past
+	}
 }
 
 // happened tells news, if it is.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -43,8 +44,14 @@ func TestTheStreamTellsEverythingThenWhatDiffers(t *testing.T) {
 	s.until("its sparkline", func(u update) bool {
 		return u.Servers != nil && len(u.Servers[1].Past) > 2 && u.Servers[1].Past[len(u.Servers[1].Past)-1] == 9
 	})
-	f.set(func() { f.servers = f.servers[:0] })
+	was := f.servers
+	f.set(func() { f.servers = nil })
 	s.until("no server", func(u update) bool { return u.Servers != nil && len(u.Servers) == 0 })
+	time.Sleep(60 * time.Millisecond)
+	f.set(func() { f.servers = was })
+	s.until("a server that is back, and when it was away", func(u update) bool {
+		return len(u.Servers) == 2 && slices.Contains(u.Servers[1].Past, 9) && slices.Contains(u.Servers[1].Past, 0)
+	})
 	f.set(func() { f.status.Attachment.InEffect = false })
 	s.until("a hook that is gone", func(u update) bool {
 		return u.Summary != nil && u.Summary.Checks[0].Level == bad && len(u.Summary.Problems) > 0

@@ -19,6 +19,12 @@ const (
 	tail     = 4096             // journaled events that are read at the start
 )
 
+// What a proxy does that was placed elsewhere.
+const (
+	moved    = "moved"
+	willMove = "will move"
+)
+
 // news is something that happened: proxies that moved, a server that came or
 // went. What happens to many proxies at once is one of them.
 type news struct {
@@ -125,14 +131,14 @@ func (c *chronicle) placed(e v1.JournalEvent, b state.Placed) *entry {
 	if !b.At.IsZero() {
 		at = b.At
 	}
-	verb, why := "moved", reasonWords(string(b.Reason))
+	verb, why := moved, reasonWords(string(b.Reason))
 	switch {
 	case b.Reason == state.PlaceRebalance:
-		verb = "will move" // the stream that there is stays
+		verb = willMove // the stream that there is stays
 	case b.Reason == state.PlaceOperator && c.drained[from]:
 		why = "a drain"
 	case b.Reason == state.PlaceOperator:
-		verb, why = "will move", "the end of a drain, with the next connection"
+		verb, why = willMove, "the end of a drain, with the next connection"
 	}
 	return c.move(b.ID, verb, to, from, why, at)
 }
@@ -161,20 +167,27 @@ func (c *chronicle) connected(e v1.ConnectionEvent) *entry {
 		delete(c.trouble, e.ProxyID)
 		c.servers[e.ProxyID] = e.Server
 		if from != e.Server && from != "" {
-			return c.move(e.ProxyID, "moved", e.Server, from, why, e.Time)
+			return c.move(e.ProxyID, moved, e.Server, from, why, e.Time)
 		}
 	}
 	return nil
 }
 
 func (c *chronicle) move(proxy, verb, to, from, why string, at time.Time) *entry {
-	n := c.entry(verb+"|"+from+"|"+why, at)
+	key := verb + "|" + from + "|" + why
+	if verb != moved { // evenness comes back from all sides
+		key = verb + "|" + why
+	}
+	n := c.entry(key, at)
+	if n.proxies > 0 && n.from != from {
+		from = ""
+	}
 	n.Level, n.from, n.verb, n.Why = note, from, verb, why
 	if to == "" {
 		n.Level = bad
 	}
 	n.count(proxy, to)
-	n.Text = n.moved()
+	n.Text = n.sentence()
 	return n
 }
 
@@ -291,8 +304,8 @@ func (n *entry) who() string {
 	return grouped(uint64(n.proxies)) + " proxies"
 }
 
-// moved says in a sentence who moved where.
-func (n *entry) moved() string {
+// sentence says who moved where.
+func (n *entry) sentence() string {
 	said := n.who() + " " + n.verb
 	if n.from != "" {
 		said += " from " + n.from

@@ -100,6 +100,13 @@ func TestNews(t *testing.T) {
 				"a will move from s2 to s1: the end of a drain, with the next connection",
 			},
 		},
+		"evenness from all sides": {
+			[]state.Body{
+				placed("a", "s1", state.PlaceInitial), placed("b", "s2", state.PlaceInitial),
+				placed("a", "s3", state.PlaceRebalance), placed("b", "s3", state.PlaceRebalance),
+			},
+			[]string{"2 proxies will move to s3: for an even load, with the next connection"},
+		},
 		"credentials": {
 			[]state.Body{
 				state.CredentialChanged{ID: "a", State: state.CredentialLoginFailed, Problem: "a secret"},

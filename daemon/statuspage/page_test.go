@@ -230,7 +230,7 @@ func TestTheDocumentIsWholeWithoutScript(t *testing.T) {
 		t.Fatalf("%d %v", status, header)
 	}
 	for _, want := range []string{
-		"lictord on <span id=\"node\">host-1", "in effect", "in contact", "event 12,345, 66 kB", "web-0000", "web-0099",
+		"lictord on <span id=\"node\">host-1", "in effect", "in contact", "event 12,345, 66\u00a0kB", "web-0000", "web-0099",
 		"1 to 100 of 250", `href="/?from=101#proxies"`, `<svg class="spark"`, `http-equiv="refresh"`,
 	} {
 		if !strings.Contains(body, want) {

@@ -22,14 +22,14 @@ func are(n int, one, many string) string {
 	return grouped(uint64(n)) + " " + many
 }
 
-// size writes a number of bytes.
+// size writes a number of bytes, on one line.
 func size(bytes int64) string {
 	switch {
 	case bytes < 1000:
-		return fmt.Sprintf("%d B", bytes)
+		return fmt.Sprintf("%d\u00a0B", bytes)
 	case bytes < 1000_000:
-		return fmt.Sprintf("%.0f kB", float64(bytes)/1000)
+		return fmt.Sprintf("%.0f\u00a0kB", float64(bytes)/1000)
 	default:
-		return fmt.Sprintf("%.1f MB", float64(bytes)/1000_000)
+		return fmt.Sprintf("%.1f\u00a0MB", float64(bytes)/1000_000)
 	}
 }
