@@ -232,8 +232,19 @@ func (m *Manager) keep(ctx context.Context) {
 		if changed {
 			kick(m.reportNow)
 		}
-		sleep(ctx, m.timing.apply, m.applyNow)
+		sleep(ctx, m.applyAgain(), m.applyNow)
 	}
+}
+
+// applyAgain is how long the state is left alone between two looks at it: a copy
+// of it costs a millisecond for some thousand proxies.
+func (m *Manager) applyAgain() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.want) > 0 || len(m.status.Drains) > 0 {
+		return m.timing.apply
+	}
+	return m.timing.look
 }
 
 // apply drains what is wanted and is not drained, and undrains what this package
