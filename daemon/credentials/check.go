@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"time"
 
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/state"
@@ -76,4 +77,50 @@ func judge(err error) (verdict, *trouble) {
 		return unclear, nil
 	}
 	return bad, &trouble{state: is, sentence: sentenceOf(err)}
+}
+
+// verify asks any server whether the token does what it is for.
+func (w *worker) verify(ctx context.Context, p state.Proxy, own *catalog.ProxyTLS) time.Duration {
+	what, problem := w.check(ctx, netip.AddrPort{}, w.token, own, p)
+	return w.judged(ctx, p, what, problem)
+}
+
+// onBounce asks the server that ended a connection why. Shedding, and a server
+// that does not answer, are nothing of the proxy's.
+func (w *worker) onBounce(ctx context.Context, server netip.AddrPort) {
+	if time.Since(w.checked) < time.Second {
+		return
+	}
+	w.checked = time.Now()
+	w.mu.Lock()
+	p, own, written := w.reg, w.files.TLS, w.written
+	w.mu.Unlock()
+	if !written {
+		return
+	}
+	if what, problem := w.check(ctx, server, w.token, own, p); what == bad {
+		w.judged(ctx, p, what, problem)
+	}
+}
+
+// judged draws the consequences, and says when to look again.
+func (w *worker) judged(ctx context.Context, p state.Proxy, what verdict, problem *trouble) time.Duration {
+	switch what {
+	case good:
+		w.checkAt, w.failed, w.login.refused = time.Time{}, 0, 0
+		w.say(ctx, state.CredentialOK, "")
+		return w.wait(p)
+	case unclear:
+		w.failed++
+	case bad:
+		w.m.stats.fail(string(problem.state))
+		w.failed++
+		w.say(ctx, problem.state, problem.sentence)
+		if w.refused(*problem) {
+			w.checkAt = time.Time{} // the next token's
+			return w.wait(p)
+		}
+	}
+	w.checkAt = time.Now().Add(backoff(w.failed))
+	return w.wait(p)
 }

@@ -87,7 +87,7 @@ func (m *Manager) release(accessors []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, a := range accessors {
-		m.leaving[a] = time.Now().Add(linger)
+		m.leaving[a] = time.Now().Add(m.linger)
 	}
 }
 
@@ -178,11 +178,12 @@ func (m *Manager) logOutNow(ctx context.Context, rec state.LoginRecord, out *log
 		}
 		out.said = true
 		return err
-	case err == nil && !ended:
+	case err == nil:
 		if err := m.pace.wait(ctx); err != nil {
 			return err
 		}
-		if err := m.cfg.Consul.Logout(ctx, h.SecretID, rec.Datacenter); err != nil {
+		// Also where its time is over: this host's clock may be ahead.
+		if err := m.cfg.Consul.Logout(ctx, h.SecretID, rec.Datacenter); err != nil && !ended {
 			return err
 		}
 	}

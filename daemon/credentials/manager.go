@@ -70,11 +70,11 @@ type Config struct {
 // Waits. A login costs the servers a write: many proxies at once must not
 // stampede.
 const (
-	refreshEvery = time.Second     // between looks at the registrations
-	pollEvery    = 2 * time.Second // between looks at followed files
-	settle       = 2 * time.Second // for Envoy to read a file that was swapped
-	linger       = 10 * time.Second
-	learnWait    = 3 * time.Second // at most, for every server to know a new token
+	refreshEvery = time.Second      // between looks at the registrations
+	pollEvery    = 2 * time.Second  // between looks at followed files
+	settle       = 2 * time.Second  // for Envoy to read a file that was swapped
+	linger       = 10 * time.Second // before a token goes whose streams were closed
+	learnWait    = 3 * time.Second  // at most, for every server to know a new token
 	probeEvery   = 30 * time.Second
 	retryFirst   = time.Second
 	retryMost    = time.Minute
@@ -84,12 +84,13 @@ const (
 // Manager is the credentials of a host. Prepare, Ready, Bounced and Stats may be
 // called from anywhere while Run runs.
 type Manager struct {
-	cfg   Config
-	log   *slog.Logger
-	pace  pace
-	stats counters
-	wake  chan struct{}      // asks for a refresh; a second request while one waits is the same
-	asks  chan chan struct{} // the same for who waits until it is done, which closes what was sent
+	cfg    Config
+	log    *slog.Logger
+	pace   pace
+	linger time.Duration // shorter in a test
+	stats  counters
+	wake   chan struct{}      // asks for a refresh; a second request while one waits is the same
+	asks   chan chan struct{} // the same for who waits until it is done, which closes what was sent
 
 	given sync.Mutex // held while what came with a registration is put in force or dropped
 
@@ -110,7 +111,7 @@ func New(cfg Config) *Manager {
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Log.With("component", "credentials"),
-		pace: pace{every: time.Second / loginsPerSec, burst: 2 * loginsPerSec},
+		linger: linger, pace: pace{every: time.Second / loginsPerSec, burst: 2 * loginsPerSec},
 		wake: make(chan struct{}, 1), asks: make(chan chan struct{}), stats: newCounters(),
 		workers: map[string]*worker{}, asked: map[string]bool{}, leaving: map[string]time.Time{},
 		outs: map[string]*logout{}, orphans: map[string]state.LoginRecord{}, lifetimes: map[string]time.Duration{},

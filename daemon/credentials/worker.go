@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/lictor-mesh/lictor/daemon/bootstrap"
-	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/secrets"
 	"github.com/lictor-mesh/lictor/state"
 )
@@ -26,6 +24,7 @@ type worker struct {
 
 	mu       sync.Mutex
 	reg      state.Proxy // as registered now
+	version  int         // of reg: what was found out for an earlier one says nothing
 	fresh    bool        // what came with the registration was replaced
 	gone     bool        // the registration has ended
 	files    Files
@@ -36,18 +35,19 @@ type worker struct {
 	claimed  map[string]bool // accessors of the tokens that it uses, or streams may use
 	decided  bool            // claimed is all there is
 
-	opened  *state.Proxy // for which view and dir were opened
-	view    *secrets.View
-	dir     *secrets.Dir
-	token   string // in the file now
-	static  string // given with the registration, as unsealed
-	login   loginState
-	seq     uint64 // of the registration
-	noted   state.CredentialState
-	checked time.Time // when a bounce was last asked about
-	failed  int       // steps or checks in a row that failed
-	checkAt time.Time // zero: nothing to check
-	openAt  time.Time // when streams are to be closed for a new token; zero: not
+	opened   *state.Proxy // for which view and dir were opened
+	view     *secrets.View
+	dir      *secrets.Dir
+	token    string // in the file now
+	static   string // given with the registration, as unsealed
+	login    loginState
+	stepping int    // version that the step is for
+	seq      uint64 // of the registration
+	noted    state.CredentialState
+	checked  time.Time // when a bounce was last asked about
+	failed   int       // steps or checks in a row that failed
+	checkAt  time.Time // zero: nothing to check
+	openAt   time.Time // when streams are to be closed for a new token; zero: not
 }
 
 func newWorker(m *Manager, id string, reg state.Proxy) *worker {
@@ -63,6 +63,7 @@ func (w *worker) follow(p state.Proxy) {
 	same := p.Seq == w.reg.Seq && p.Envoy.Equal(w.reg.Envoy) && p.Credential.Equal(w.reg.Credential) && p.Process.Equal(w.reg.Process)
 	w.reg = p
 	if !same {
+		w.version++
 		w.files, w.written, w.problem = Files{}, false, nil // those were another's
 	}
 	w.mu.Unlock()
@@ -138,7 +139,7 @@ func (w *worker) ready(ctx context.Context) (Files, error) {
 
 // run keeps the files until the registration or ctx ends.
 func (w *worker) run(ctx context.Context) {
-	defer w.close()
+	defer w.closeDir()
 	for ctx.Err() == nil {
 		next := w.step(ctx)
 		if next < 0 {
@@ -164,7 +165,7 @@ const idle = time.Hour
 func (w *worker) step(ctx context.Context) time.Duration {
 	w.mu.Lock()
 	p, gone, fresh := w.reg, w.gone, w.fresh
-	w.fresh = false
+	w.fresh, w.stepping = false, w.version
 	w.mu.Unlock()
 	if gone {
 		w.remove(ctx, p)
@@ -222,71 +223,6 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	return w.wait(p)
 }
 
-// open opens the process's view of files and its directory, when they are not
-// those of the registration yet.
-func (w *worker) open(p state.Proxy) error {
-	if w.opened != nil && w.opened.Process.Equal(p.Process) && secretsDir(*w.opened) == secretsDir(p) {
-		return nil
-	}
-	if w.opened != nil && secretsDir(*w.opened) != secretsDir(p) {
-		if err := w.removeDir(*w.opened); err != nil {
-			w.m.log.Warn("secrets cannot be removed", "proxy", w.id, "err", err)
-		}
-	}
-	w.closeDir()
-	var err error
-	if p.Process != nil {
-		w.view, err = secrets.OfProcess(*p.Process, w.m.cfg.BootID)
-	} else {
-		w.view, err = secrets.Host()
-	}
-	if err != nil {
-		return err
-	}
-	if dir := secretsDir(p); dir != "" {
-		w.dir, err = w.view.Dir(dir)
-	} else {
-		w.dir, err = w.m.cfg.Base.Dir(w.id, w.view.Owner())
-	}
-	if err != nil {
-		err = errors.Join(err, w.view.Close())
-		w.view = nil
-		return err
-	}
-	w.opened, w.token, w.checkAt = &p, "", time.Now()
-	return nil
-}
-
-func secretsDir(p state.Proxy) string {
-	if p.Envoy == nil {
-		return ""
-	}
-	return p.Envoy.SecretsDir
-}
-
-// writeToken makes the token's file hold it. An Envoy that may have the former
-// one is to open a new stream, once it has read the file.
-func (w *worker) writeToken(token string) error {
-	if token == "" {
-		return w.dir.Forget(bootstrap.TokenFile)
-	}
-	doc, err := bootstrap.TokenSecret(token)
-	if err != nil {
-		return err
-	}
-	changed, err := w.dir.Write(bootstrap.TokenFile, doc)
-	if err != nil {
-		return err
-	}
-	if w.token != token {
-		w.token, w.checkAt = token, time.Now()
-	}
-	if changed {
-		w.openAt = time.Now().Add(settle)
-	}
-	return nil
-}
-
 // reopen closes the streams that began with a former token, when it is time.
 func (w *worker) reopen(p state.Proxy) {
 	if !w.due(w.openAt) {
@@ -324,52 +260,6 @@ func (w *worker) uses() (accessors map[string]bool, known bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.claimed, w.decided
-}
-
-// verify asks any server whether the token does what it is for.
-func (w *worker) verify(ctx context.Context, p state.Proxy, own *catalog.ProxyTLS) time.Duration {
-	what, problem := w.check(ctx, netip.AddrPort{}, w.token, own, p)
-	return w.judged(ctx, p, what, problem)
-}
-
-// onBounce asks the server that ended a connection why. Shedding, and a server
-// that does not answer, are nothing of the proxy's.
-func (w *worker) onBounce(ctx context.Context, server netip.AddrPort) {
-	if time.Since(w.checked) < time.Second {
-		return
-	}
-	w.checked = time.Now()
-	w.mu.Lock()
-	p, own, written := w.reg, w.files.TLS, w.written
-	w.mu.Unlock()
-	if !written {
-		return
-	}
-	if what, problem := w.check(ctx, server, w.token, own, p); what == bad {
-		w.judged(ctx, p, what, problem)
-	}
-}
-
-// judged draws the consequences, and says when to look again.
-func (w *worker) judged(ctx context.Context, p state.Proxy, what verdict, problem *trouble) time.Duration {
-	switch what {
-	case good:
-		w.checkAt, w.failed, w.login.refused = time.Time{}, 0, 0
-		w.say(ctx, state.CredentialOK, "")
-		return w.wait(p)
-	case unclear:
-		w.failed++
-	case bad:
-		w.m.stats.fail(string(problem.state))
-		w.failed++
-		w.say(ctx, problem.state, problem.sentence)
-		if w.refused(*problem) {
-			w.checkAt = time.Time{} // the next token's
-			return w.wait(p)
-		}
-	}
-	w.checkAt = time.Now().Add(backoff(w.failed))
-	return w.wait(p)
 }
 
 // fail notes what keeps the proxy from having what it needs, and says when to
@@ -415,6 +305,9 @@ func backoff(n int) time.Duration {
 func (w *worker) report(files *Files, problem *trouble, written bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.stepping != w.version {
+		return // another step is due
+	}
 	if files != nil {
 		w.files = *files
 	}
@@ -450,50 +343,3 @@ func (w *worker) say(ctx context.Context, is state.CredentialState, sentence str
 		w.m.log.Info("proxy's credential is well again", "proxy", w.id, "was", former)
 	}
 }
-
-// remove takes the proxy's files away, and the worker off the list.
-func (w *worker) remove(ctx context.Context, p state.Proxy) {
-	if w.opened == nil {
-		w.opened = &p
-	}
-	if err := w.removeDir(*w.opened); err != nil {
-		w.m.log.Warn("secrets cannot be removed", "proxy", w.id, "err", err)
-	}
-	if err := w.m.dropGiven(ctx, w.id); err != nil && ctx.Err() == nil {
-		w.m.log.Warn("a sealed secret cannot be removed", "proxy", w.id, "err", err)
-	}
-	w.m.mu.Lock()
-	delete(w.m.workers, w.id)
-	w.m.mu.Unlock()
-	w.m.Wake() // for one that was registered meanwhile
-}
-
-func (w *worker) removeDir(p state.Proxy) error {
-	if secretsDir(p) == "" {
-		return w.m.cfg.Base.Remove(w.id)
-	}
-	if w.dir == nil {
-		return nil // never opened, or the process that saw it has ended
-	}
-	return w.dir.Remove(bootstrap.TokenFile, bootstrap.CAFile, bootstrap.ClientFile, bootstrapFile)
-}
-
-// bootstrapFile is where lictor exec puts the bootstrap, beside what it refers
-// to.
-const bootstrapFile = "bootstrap.json"
-
-func (w *worker) closeDir() {
-	var errs []error
-	if w.dir != nil {
-		errs = append(errs, w.dir.Close())
-	}
-	if w.view != nil {
-		errs = append(errs, w.view.Close())
-	}
-	w.dir, w.view, w.opened = nil, nil, nil
-	if err := errors.Join(errs...); err != nil {
-		w.m.log.Warn("directory of secrets cannot be closed", "proxy", w.id, "err", err)
-	}
-}
-
-func (w *worker) close() { w.closeDir() }
