@@ -158,7 +158,7 @@ func (w *world) get(from *bed.Pod, url string) (status int, body string, err err
 		return 0, "", err
 	}
 	defer resp.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(resp.Body, 10_000))
+	text, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	return resp.StatusCode, string(text), err
 }
 
