@@ -41,6 +41,7 @@ func TestServersThatCannotBeVerified(t *testing.T) {
 		args []string
 		says string
 	}{
+		{"no-token", append(show, port, "--ca-certs="+files.CA(), "--tls-server-name="+bed.ServerName), "token"},
 		{"another-ca", append(show, port, "--ca-certs="+wrong, "--tls-server-name="+bed.ServerName), "unknown authority"},
 		{"another-name", append(show, port, "--ca-certs="+files.CA(), "--tls-server-name=server.dc2.consul"), "certificate for other names than server.dc2.consul"},
 		{"no-certificate", []string{port, "--ca-certs=" + files.CA(), "--tls-server-name=" + bed.ServerName}, "may want a client certificate"},
@@ -50,7 +51,7 @@ func TestServersThatCannotBeVerified(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := w.in(t)
 			host := w.newHost(tt.name)
-			l := w.startLictor(host, bed.LictorOptions{Cluster: w.cluster, NoTLS: true, Args: tt.args})
+			l := w.startLictor(host, bed.LictorOptions{Cluster: w.cluster, NoTLS: true, NoToken: tt.name == "no-token", Args: tt.args})
 			t.Cleanup(func() { _ = l.Kill() })
 			w.troubled(l, tt.says)
 			w.metric(l, `^lictor_consul_query_errors_total(\{.*\})? `, 1)
@@ -86,25 +87,25 @@ func (w *world) troubled(l *bed.Lictor, words ...string) {
 // metric waits until the samples whose lines match add up to so much at least.
 func (w *world) metric(l *bed.Lictor, pattern string, least float64) {
 	w.Helper()
-	samples := regexp.MustCompile(`(?m)` + pattern + `.*$`)
 	w.eventually(10*time.Second, func() error {
-		page, err := l.Get(w.ctx, "/metrics")
-		if err != nil {
-			return err
-		}
-		sum := 0.0
-		for _, line := range samples.FindAllString(string(page), -1) {
-			n, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
-			if err != nil {
-				return err
-			}
-			sum += n
-		}
-		if sum < least {
+		if sum := w.sum(l, pattern); sum < least {
 			return fmt.Errorf("the samples of %s add up to %v, want %v", pattern, sum, least)
 		}
 		return nil
 	})
+}
+
+// sum adds up the samples of a daemon's metrics whose lines match.
+func (w *world) sum(l *bed.Lictor, pattern string) (sum float64) {
+	w.Helper()
+	page, err := l.Get(w.ctx, "/metrics")
+	w.must(err)
+	for _, line := range regexp.MustCompile(`(?m)`+pattern+`.*$`).FindAllString(string(page), -1) {
+		n, err := strconv.ParseFloat(line[strings.LastIndexByte(line, ' ')+1:], 64)
+		w.must(err)
+		sum += n
+	}
+	return sum
 }
 
 // nothingPasses fails the test when a proxy of that host gets a connection to a
