@@ -77,10 +77,10 @@ func (s *scene) dropServer(ctx context.Context) (finding, error) {
 
 func (s *scene) killLictor(ctx context.Context) (finding, error) {
 	d, m := s.demo, s.demo.mesh
-	if err := m.register(ctx, m.late()); err != nil {
+	bootstrap, err := m.prepare(ctx, m.late())
+	if err != nil {
 		return finding{}, err
 	}
-	var err error
 	if s.before, err = m.agree(ctx); err != nil {
 		return finding{}, err
 	}
@@ -91,7 +91,7 @@ func (s *scene) killLictor(ctx context.Context) (finding, error) {
 	if _, err := m.client.Status(ctx); err == nil {
 		return finding{}, errors.New("lictord answers, though it was killed")
 	}
-	took, err := m.start(ctx, m.late())
+	took, err := m.startWith(ctx, m.late(), bootstrap)
 	if err != nil {
 		return finding{}, err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,11 +23,11 @@ type member struct {
 	service string
 	calls   string // the service that it has as an upstream, or ""
 
-	pod *bed.Pod
-	vip netip.AddrPort
-
-	bootstrap []byte
-	envoy     *bed.Envoy
+	pod        *bed.Pod
+	proxy      bed.Proxy
+	vip        netip.AddrPort
+	credential credential
+	envoy      *bed.Envoy
 }
 
 // members of the mesh. Two pairs carry requests; the last one comes later.
@@ -58,6 +57,7 @@ type mesh struct {
 	cluster *bed.Cluster
 	lictor  *bed.Lictor
 	client  *v1.Client
+	login   *bed.Login // the auth method of those who have no token of their own
 	members []*member
 	pairs   []*pair
 	apps    []io.Closer
@@ -118,41 +118,73 @@ func (m *mesh) fillCatalog(ctx context.Context) error {
 	return nil
 }
 
-// register makes a member known to Consul and to lictord, from inside its pod,
-// and fetches its bootstrap.
-func (m *mesh) register(ctx context.Context, who *member) error {
+// enlist makes a member known to Consul, and gives it what it gets its token by.
+func (m *mesh) enlist(ctx context.Context, who *member) (err error) {
 	s := bed.Service{Name: who.service, ID: who.name, Pod: who.pod}
 	if who.calls != "" {
 		s.Upstreams = []api.Upstream{{DestinationName: who.calls, LocalBindPort: upstreamPort}}
 	}
-	proxy, err := m.cluster.Register(ctx, s)
-	if err != nil {
+	if who.proxy, err = m.cluster.Register(ctx, s); err != nil {
 		return err
 	}
-	out, err := m.lictor.CLI(ctx, who.pod.Node, "register", proxy.ID, "--node-name", proxy.NodeName, "--json")
+	return m.provide(ctx, who)
+}
+
+// start starts a member's Envoy by lictor exec, in its pod and as a user without
+// rights, and returns when it has its configuration, with the time that this took.
+func (m *mesh) start(ctx context.Context, who *member) (time.Duration, error) {
+	started := time.Now()
+	envoy, err := m.lictor.Exec(ctx, who.pod.Node, bed.ExecOptions{Proxy: who.proxy, Credential: who.credential.Credential})
 	if err != nil {
-		return fmt.Errorf("register %s with lictord: %w", who.name, err)
+		return 0, err
 	}
-	var registered v1.Registered
-	if err := json.Unmarshal(out, &registered); err != nil {
-		return fmt.Errorf("register %s with lictord: %w", who.name, err)
+	if err := envoy.WaitUp(ctx); err != nil {
+		return 0, err
 	}
-	addr, err := netip.ParseAddr(registered.VIP)
+	took := time.Since(started)
+	who.envoy = envoy
+	p, err := m.client.Proxy(ctx, who.proxy.ID)
 	if err != nil {
-		return fmt.Errorf("register %s with lictord: the VIP %q: %w", who.name, registered.VIP, err)
+		return 0, err
 	}
-	who.vip = netip.AddrPortFrom(addr, registered.Port)
-	if who.bootstrap, err = m.lictor.CLI(ctx, who.pod.Node, "bootstrap", proxy.ID); err != nil {
-		return fmt.Errorf("fetch the bootstrap of %s: %w", who.name, err)
+	return took, who.promised(p.VIP, p.Port)
+}
+
+// promised notes a member's VIP.
+func (who *member) promised(vip string, port uint16) error {
+	addr, err := netip.ParseAddr(vip)
+	if err != nil {
+		return fmt.Errorf("lictord promised %s the VIP %q: %w", who.name, vip, err)
 	}
+	who.vip = netip.AddrPortFrom(addr, port)
 	return nil
 }
 
-// start starts a member's Envoy and returns when it has its configuration, with
-// the time that this took.
-func (m *mesh) start(ctx context.Context, who *member) (time.Duration, error) {
+// prepare registers a member with lictord and returns its bootstrap: all that a
+// lictor exec would need of lictord.
+func (m *mesh) prepare(ctx context.Context, who *member) (bootstrap []byte, err error) {
+	if err := m.enlist(ctx, who); err != nil {
+		return nil, err
+	}
+	r, err := m.client.Register(ctx, who.proxy.ID, v1.RegisterRequest{
+		NodeName: who.proxy.NodeName, Netns: who.pod.Netns.Path, Credential: who.credential.request(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("register %s with lictord: %w", who.name, err)
+	}
+	if err := who.promised(r.VIP, r.Port); err != nil {
+		return nil, err
+	}
+	return bootstrap, eventually(ctx, func() error { // lictord asks Consul with the token first
+		bootstrap, err = m.client.Bootstrap(ctx, who.proxy.ID)
+		return err
+	})
+}
+
+// startWith starts a member's Envoy with a bootstrap that is there already.
+func (m *mesh) startWith(ctx context.Context, who *member, bootstrap []byte) (time.Duration, error) {
 	started := time.Now()
-	envoy, err := who.pod.StartEnvoy(ctx, bed.EnvoyOptions{Bootstrap: who.bootstrap})
+	envoy, err := who.pod.StartEnvoy(ctx, bed.EnvoyOptions{Bootstrap: bootstrap})
 	if err != nil {
 		return 0, err
 	}
