@@ -230,15 +230,23 @@ func restsWhenHidden(w *world) {
 
 func waitsForItsTurn(w *world) {
 	var others []net.Conn
-	for range 24 { // what there may be; pages of before may hold some
+	for deadline := time.Now().Add(10 * time.Second); len(others) < 24; {
 		conn, err := net.Dial("tcp", strings.Trim(strings.TrimPrefix(w.url, "http://"), "/"))
 		w.must(err)
 		w.Cleanup(func() { _ = conn.Close() })
 		_, err = io.WriteString(conn, "GET /page/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		w.must(err)
-		_, err = conn.Read(make([]byte, 1)) // it is answered
+		status := make([]byte, len("HTTP/1.1 200"))
+		_, err = io.ReadFull(conn, status)
 		w.must(err)
-		others = append(others, conn)
+		if strings.HasSuffix(string(status), "200") {
+			others = append(others, conn)
+			continue
+		}
+		w.must(conn.Close()) // a page of before is not gone yet
+		if time.Now().After(deadline) {
+			w.Fatalf("%d pages may follow, want 24", len(others))
+		}
 	}
 	p := w.blank(desk)
 	w.must(p.Load(w.ctx, w.url))
