@@ -31,7 +31,7 @@ func (d *demo) script() []step {
 	return []step{
 		{"three Consul servers have elected a leader, under TLS and ACLs", time.Minute, true, on((*scene).startServers)},
 		{"lictord is ready: a connect of its own has tried the hook", 20 * time.Second, true, d.startLictor},
-		{"eight Envoys by lictor exec have their configuration through their VIPs", time.Minute, true, on((*scene).startEnvoys)},
+		{"eight Envoys by lictor exec are configured, each through its VIP", time.Minute, true, on((*scene).startEnvoys)},
 		{"they are spread evenly, and lictord counts what the kernel has", 5 * time.Second, false, on((*scene).spread)},
 		{"a VIP is its owner's: a connect from another pod is not permitted", 5 * time.Second, false, on((*scene).strangers)},
 		{"HTTP requests go from web to api and from shop to stock", 20 * time.Second, true, d.startRequests},
