@@ -171,19 +171,22 @@ func TestTheRequestOfAProcess(t *testing.T) {
 // has had it for longest; each trouble has one.
 func TestTroubleInSentences(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	trouble := func(id string, kind state.CredentialState, minute int) registry.View {
-		v := view(both)
-		v.ID, v.CredentialState, v.CredentialProblem = id, kind, "because of "+id
-		v.CredentialSince = at.Add(time.Duration(minute) * time.Minute)
-		return v
+	s := state.New()
+	s.Proxies["none"] = &state.Proxy{}
+	trouble := func(id string, kind state.CredentialState, minute int) {
+		p := &state.Proxy{CredentialState: kind, CredentialProblem: "because of " + id}
+		p.ID, p.CredentialSince = id, at.Add(time.Duration(minute)*time.Minute)
+		s.Proxies[id] = p
 	}
+	trouble("well", state.CredentialOK, 0)
+	trouble("late", state.CredentialRefused, 9)
+	trouble("a", state.CredentialRefused, 2)
+	trouble("b", state.CredentialRefused, 2)
+	trouble("ca", state.CredentialWrongCA, 1)
+	trouble("n1", state.CredentialNoTLS, 1)
+	trouble("n2", state.CredentialNoTLS, 3)
 	var st v1.Status
-	credentialStatus(&st, []registry.View{
-		view(both), trouble("well", state.CredentialOK, 0),
-		trouble("late", state.CredentialRefused, 9), trouble("a", state.CredentialRefused, 2), trouble("b", state.CredentialRefused, 2),
-		trouble("ca", state.CredentialWrongCA, 1),
-		trouble("n1", state.CredentialNoTLS, 1), trouble("n2", state.CredentialNoTLS, 3),
-	})
+	credentialStatus(&st, s)
 	want := []string{
 		"Proxy a gets no configuration from Consul (refused): because of a; 2 more proxies have the same trouble, see `lictor proxies`.",
 		"Proxy ca gets no configuration from Consul (wrong-ca): because of ca.",

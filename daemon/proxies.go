@@ -60,20 +60,13 @@ func (b backend) proxy(v registry.View) v1.Proxy {
 	return p
 }
 
-func proxyState(v registry.View) v1.ProxyState {
-	switch {
-	case !v.Resolved:
-		return v1.ProxyNoOwner
-	case v.Counters.Active() > 0:
-		return v1.ProxyConnected
-	case len(v.Servers) == 0:
-		return v1.ProxyNoServer
-	case v.Waiting:
-		return v1.ProxyWaiting
-	default:
-		return v1.ProxyIdle
-	}
+// proxyStates are the API's words.
+var proxyStates = map[registry.Doing]v1.ProxyState{
+	registry.Idle: v1.ProxyIdle, registry.Connected: v1.ProxyConnected, registry.Waiting: v1.ProxyWaiting,
+	registry.NoServer: v1.ProxyNoServer, registry.NoOwner: v1.ProxyNoOwner,
 }
+
+func proxyState(v registry.View) v1.ProxyState { return proxyStates[v.Doing()] }
 
 // reachable gives the VIPs of the families that a server has: a socket of one
 // family cannot be sent to the other. While no server is known both are given.

@@ -58,7 +58,7 @@ func (d *Daemon) reading(ctx context.Context) (metrics.Reading, error) {
 	if err != nil {
 		return metrics.Reading{}, err
 	}
-	views, err := d.registry.Views(ctx)
+	tally, err := d.registry.Tally(ctx)
 	if err != nil {
 		return metrics.Reading{}, err
 	}
@@ -83,8 +83,8 @@ func (d *Daemon) reading(ctx context.Context) (metrics.Reading, error) {
 		},
 	}
 	r.Ready = ready(r.Hook, r.Journal.Writable, len(snap.State.Servers))
-	for _, v := range views {
-		r.Proxies[proxyState(v)]++
+	for doing, n := range tally {
+		r.Proxies[proxyStates[registry.Doing(doing)]] = n
 	}
 	r.Servers, err = d.readServers(snap)
 	return r, err

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/server"
 	"github.com/lictor-mesh/lictor/daemon/version"
 	"github.com/lictor-mesh/lictor/kernel"
@@ -180,24 +181,17 @@ func (b backend) journalStatus(st *v1.Status) {
 func (b backend) proxyStatus(ctx context.Context, st *v1.Status) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	views, err := b.registry.Views(ctx)
+	tally, err := b.registry.Tally(ctx)
 	if err != nil {
 		return problem(err)
 	}
-	st.Proxies.Total = len(views)
-	for _, v := range views {
-		switch proxyState(v) {
-		case v1.ProxyWaiting:
-			st.Proxies.Waiting++
-		case v1.ProxyNoOwner:
-			st.Proxies.NoOwner++
-		}
-	}
-	credentialStatus(st, views)
+	st.Proxies.Waiting, st.Proxies.NoOwner = tally[registry.Waiting], tally[registry.NoOwner]
 	snap, err := b.registry.Snapshot(ctx)
 	if err != nil {
 		return problem(err)
 	}
+	st.Proxies.Total = len(snap.State.Proxies)
+	credentialStatus(st, snap.State)
 	st.Servers, st.Journal.Pending = len(snap.State.Servers), snap.Pending
 	if st.Servers == 0 {
 		st.Problems = append(st.Problems, "No Consul server is known: connects to VIPs are refused. Check --consul-addresses.")

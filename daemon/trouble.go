@@ -6,22 +6,21 @@ import (
 	"slices"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
-	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/state"
 )
 
 // credentialStatus counts proxies by how their credentials stand and says one
 // sentence for each kind of trouble, however many proxies have it.
-func credentialStatus(st *v1.Status, views []registry.View) {
+func credentialStatus(st *v1.Status, s state.State) {
 	st.Proxies.Credentials = map[v1.CredentialState]int{}
-	trouble := map[state.CredentialState][]registry.View{}
-	for _, v := range views {
-		if v.CredentialState == "" {
+	trouble := map[state.CredentialState][]*state.Proxy{}
+	for _, p := range s.Proxies {
+		if p.CredentialState == "" {
 			continue
 		}
-		st.Proxies.Credentials[v.CredentialState]++
-		if v.CredentialState != state.CredentialOK {
-			trouble[v.CredentialState] = append(trouble[v.CredentialState], v)
+		st.Proxies.Credentials[p.CredentialState]++
+		if p.CredentialState != state.CredentialOK {
+			trouble[p.CredentialState] = append(trouble[p.CredentialState], p)
 		}
 	}
 	for _, kind := range state.CredentialStates {
@@ -33,8 +32,8 @@ func credentialStatus(st *v1.Status, views []registry.View) {
 
 // troubleSentence tells of proxies with the same trouble by the one that has had
 // it for longest.
-func troubleSentence(of []registry.View) string {
-	first := slices.MinFunc(of, func(a, b registry.View) int {
+func troubleSentence(of []*state.Proxy) string {
+	first := slices.MinFunc(of, func(a, b *state.Proxy) int {
 		return cmp.Or(a.CredentialSince.Compare(b.CredentialSince), cmp.Compare(a.ID, b.ID))
 	})
 	text := fmt.Sprintf("Proxy %s gets no configuration from Consul (%s): %s", first.ID, first.CredentialState, first.CredentialProblem)

@@ -111,22 +111,59 @@ func BenchmarkServerLeaves(b *testing.B) {
 func BenchmarkServerLeavesKernel(b *testing.B) {
 	testenv.Privileged(b)
 	for _, n := range []int{10_000, 50_000} {
-		b.Run(fmt.Sprintf("proxies=%d", n), func(b *testing.B) {
-			dir := filepath.Join(testenv.BPFFS(b), "lictor")
-			k, err := kernel.Open(b.Context(), kernel.Config{
-				BPFFS: dir, Cgroup: testenv.Cgroup(b), Pool4: netip.MustParsePrefix("239.77.0.0/16"),
-			})
-			if err != nil {
-				b.Fatal(err)
-			}
-			defer func() {
-				if err := errors.Join(k.Close(), kernel.Unload(dir)); err != nil {
-					b.Error(err)
-				}
-			}()
-			serverLeaves(b, filledIn(b, n, k))
-		})
+		b.Run(fmt.Sprintf("proxies=%d", n), func(b *testing.B) { serverLeaves(b, filledIn(b, n, ownKernel(b))) })
 	}
+}
+
+// ownKernel is the kernel's side of a daemon, until the benchmark's end.
+func ownKernel(b *testing.B) *kernel.Kernel {
+	b.Helper()
+	dir := filepath.Join(testenv.BPFFS(b), "lictor")
+	k, err := kernel.Open(b.Context(), kernel.Config{
+		BPFFS: dir, Cgroup: testenv.Cgroup(b), Pool4: netip.MustParsePrefix("239.77.0.0/16"),
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() {
+		if err := errors.Join(k.Close(), kernel.Unload(dir)); err != nil {
+			b.Error(err)
+		}
+	})
+	return k
+}
+
+// What a scrape and a status ask for.
+func BenchmarkTallyKernel(b *testing.B) {
+	onKernel(b, func(ctx context.Context, r *Registry) {
+		tally, err := r.Tally(ctx)
+		if _, e := r.Snapshot(ctx); err != nil || e != nil || tally[Idle] != 10_000 {
+			b.Fatal(tally, err, e)
+		}
+	})
+}
+
+// What a list of all proxies asks for.
+func BenchmarkViewsKernel(b *testing.B) {
+	onKernel(b, func(ctx context.Context, r *Registry) {
+		if views, err := r.Views(ctx); err != nil || len(views) != 10_000 {
+			b.Fatal(len(views), err)
+		}
+	})
+}
+
+func onKernel(b *testing.B, ask func(context.Context, *Registry)) {
+	testenv.Privileged(b)
+	r := filledIn(b, 10_000, ownKernel(b))
+	ctx, cancel := context.WithCancel(b.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- r.Run(ctx) }()
+	b.ReportAllocs()
+	for b.Loop() {
+		ask(ctx, r)
+	}
+	cancel()
+	<-ended
 }
 
 // serverLeaves takes away one of three servers, which a third of the proxies

@@ -235,6 +235,15 @@ func (m *model) Check(*rapid.T) {
 	if err := snap.State.Check(); err != nil {
 		m.t.Errorf("state: %v", err)
 	}
+	if views, err := m.r.Views(m.ctx()); err == nil {
+		var want Tally
+		for _, v := range views {
+			want[v.Doing()]++
+		}
+		if got, err := m.r.Tally(m.ctx()); err != nil || got != want {
+			m.t.Errorf("tally %v, the views say %v: %v", got, want, err)
+		}
+	}
 	for id, p := range m.told.proxies {
 		is := snap.State.Proxies[id]
 		if p.registered == yes && (is == nil || is.VIP.String() != p.vip) || p.registered == no && is != nil {
