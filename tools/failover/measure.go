@@ -21,7 +21,6 @@ const longest = 90 * time.Second
 type measurement struct {
 	rounds    int // of a setup, fault and room
 	scenarios []scenario
-	dataplane string // binary, "" for none
 	say       func(format string, args ...any)
 }
 
@@ -64,7 +63,7 @@ func measure(ctx context.Context, m measurement) (results []result, err error) {
 			}
 			number++
 			began := time.Now()
-			rd := round{bed: b, cluster: c, scenario: r.scenario, dataplane: m.dataplane, number: number, result: r}
+			rd := round{bed: b, cluster: c, scenario: r.scenario, number: number, result: r}
 			if err := rd.run(ctx); err != nil {
 				for name, text := range b.Logs(1000) {
 					m.say("log of %s:\n%s", name, text)
@@ -87,11 +86,10 @@ func (m measurement) both(s scenario) bool {
 // nothing behind them.
 type round struct {
 	scenario
-	bed       *bed.Bed
-	cluster   *bed.Cluster
-	dataplane string
-	number    int
-	result    *result
+	bed     *bed.Bed
+	cluster *bed.Cluster
+	number  int
+	result  *result
 
 	host   *bed.Host
 	lictor *bed.Lictor

@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
-	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
 )
 
 // service is of all Envoys, so that one intention is a change for each.
@@ -153,7 +151,8 @@ func (r *round) startEnvoy(ctx context.Context, i int) (*envoy, error) {
 	proxy := bed.Proxy{ID: s.ID + "-sidecar-proxy", Service: service, NodeName: s.Node}
 	e := newEnvoy(pod)
 	if r.setup == dataplane {
-		return e, r.startDataplane(ctx, pod, proxy)
+		_, err := pod.StartDataplane(ctx, bed.DataplaneOptions{Cluster: r.cluster, Proxy: proxy})
+		return e, err
 	}
 	if _, err := r.lictor.CLI(ctx, pod.Node, "register", proxy.ID, "--node-name="+proxy.NodeName); err != nil {
 		return nil, err
@@ -169,24 +168,6 @@ func (r *round) startEnvoy(ctx context.Context, i int) (*envoy, error) {
 	}
 	_, err = pod.StartEnvoy(ctx, bed.EnvoyOptions{Bootstrap: doc})
 	return e, err
-}
-
-// startDataplane starts a consul-dataplane, and by it an Envoy like the others'.
-func (r *round) startDataplane(ctx context.Context, pod *bed.Pod, p bed.Proxy) error {
-	path, err := binaries.Envoy(ctx, nil)
-	if err != nil {
-		return err
-	}
-	_, err = pod.Start(bed.Command{
-		Name: "dataplane", Path: r.dataplane,
-		Env: []string{"PATH=" + filepath.Dir(path) + ":" + os.Getenv("PATH")},
-		Args: []string{
-			"-addresses=" + r.cluster.Server(0).Addr().String(), fmt.Sprintf("-grpc-port=%d", r.cluster.Server(0).GRPCPort()),
-			"-tls-disabled", "-proxy-service-id=" + p.ID, "-service-node-name=" + p.NodeName,
-			"-envoy-concurrency=1", "-log-level=warn", "--", "--disable-hot-restart",
-		},
-	})
-	return err
 }
 
 // listing puts all servers in the place of the VIP.
