@@ -3,6 +3,7 @@ package credentials
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"time"
 
 	"github.com/lictor-mesh/lictor/daemon/bootstrap"
@@ -42,6 +43,9 @@ func (w *worker) open(p state.Proxy) error {
 		return err
 	}
 	w.opened, w.token, w.checkAt = &p, "", time.Now()
+	if w.dir.Has(reopenFile) {
+		w.reopenSoon()
+	}
 	return nil
 }
 
@@ -52,15 +56,30 @@ func secretsDir(p state.Proxy) string {
 	return p.Envoy.SecretsDir
 }
 
-// writeToken makes the token's file hold it. An Envoy that may have the former
-// one is to open a new stream, once it has read the file.
+// reopenFile is there from when a token is about to be swapped until the streams
+// that began with the former one are closed: a daemon that starts meanwhile goes
+// on with that.
+const reopenFile = "streams-to-close"
+
+// writeToken makes the token's file hold it. An Envoy that may have a former one
+// is to open a new stream, once it has read the file.
 func (w *worker) writeToken(token string) error {
+	if token == w.token && token != "" && w.dir.Has(bootstrap.TokenFile) {
+		return nil
+	}
 	if token == "" {
 		return w.dir.Forget(bootstrap.TokenFile)
 	}
 	doc, err := bootstrap.TokenSecret(token)
 	if err != nil {
 		return err
+	}
+	former := w.dir.Has(bootstrap.TokenFile)
+	marked := false
+	if former {
+		if marked, err = w.dir.Write(reopenFile, nil); err != nil {
+			return err
+		}
 	}
 	changed, err := w.dir.Write(bootstrap.TokenFile, doc)
 	if err != nil {
@@ -69,10 +88,21 @@ func (w *worker) writeToken(token string) error {
 	if w.token != token {
 		w.token, w.checkAt = token, time.Now()
 	}
-	if changed {
-		w.openAt = time.Now().Add(settle)
+	switch {
+	case changed && former:
+		w.reopenSoon()
+	case marked: // it was the same one
+		return w.dir.Forget(reopenFile)
 	}
 	return nil
+}
+
+// reopenSoon has streams closed when Envoy has had the time to read the file: not
+// those of all proxies at the same moment.
+func (w *worker) reopenSoon() {
+	if w.openAt.IsZero() {
+		w.openAt = time.Now().Add(settle + rand.N(settle/2))
+	}
 }
 
 // remove takes the proxy's files away, and the worker off the list.
@@ -99,7 +129,7 @@ func (w *worker) removeDir(p state.Proxy) error {
 	if w.dir == nil {
 		return nil // never opened, or the process that saw it has ended
 	}
-	return w.dir.Remove(bootstrap.TokenFile, bootstrap.CAFile, bootstrap.ClientFile, bootstrapFile)
+	return w.dir.Remove(bootstrap.TokenFile, bootstrap.CAFile, bootstrap.ClientFile, bootstrapFile, reopenFile)
 }
 
 // bootstrapFile is where lictor exec puts the bootstrap, beside what it refers

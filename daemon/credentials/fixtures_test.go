@@ -303,7 +303,11 @@ func (r *rig) register(id string, c state.Credential, token, bearer string) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.book.do(state.ProxyRegistered{Proxy: state.Registration{ID: id, Node: "n", Index: 1, Credential: &c, Process: me(r.t)}})
+	if r.book.proxy(id).ID == "" {
+		r.book.do(state.ProxyRegistered{Proxy: state.Registration{ID: id, Node: "n", Index: 1, Credential: &c, Process: me(r.t)}})
+	} else {
+		r.book.do(state.ProxyChanged{ID: id, Credential: &c})
+	}
 	if err := prepared.Commit(); err != nil {
 		r.t.Fatal(err)
 	}

@@ -86,8 +86,12 @@ func (w *worker) obtainByLogin(ctx context.Context, l *state.Login) (string, *tr
 	}
 	if s.held == nil && !s.searched {
 		s.searched = true
-		if h := w.m.adopt(ctx, w.id, l); h != nil {
+		h, older := w.m.adopt(ctx, w.id, l)
+		if h != nil {
 			w.hold(h)
+		}
+		if s.former = append(s.former, older...); len(older) > 0 {
+			w.reopenSoon() // streams may still be under one of them
 		}
 	}
 	w.probe(ctx)
@@ -352,8 +356,8 @@ func (w *worker) letGo() {
 	}
 	former := s.former
 	*s = loginState{former: former}
-	if w.openAt.IsZero() && len(former) > 0 {
-		w.openAt = time.Now().Add(settle)
+	if len(former) > 0 {
+		w.reopenSoon()
 	}
 }
 

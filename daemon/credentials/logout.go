@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,24 +25,18 @@ type logout struct {
 // maxLogouts bounds those under way at a time.
 const maxLogouts = 4
 
-// adopt finds the newest token that a former process of lictord got for a proxy.
-// Its older ones are logged out.
-func (m *Manager) adopt(ctx context.Context, id string, l *state.Login) *held {
+// adopt finds the newest token that a former process of lictord got for a proxy,
+// nil for none, and names the others.
+func (m *Manager) adopt(ctx context.Context, id string, l *state.Login) (best *held, others []string) {
 	snap, err := m.cfg.Registry.Snapshot(ctx)
 	if err != nil {
-		return nil // all is stopping
+		return nil, nil // all is stopping
 	}
-	var best *held
 	for accessor, rec := range snap.State.Logins {
-		if rec.ProxyID != id {
+		if rec.ProxyID != id || m.leaves(accessor) {
 			continue
 		}
-		m.mu.Lock()
-		_, leaves := m.leaving[accessor]
-		m.mu.Unlock()
-		if leaves {
-			continue
-		}
+		others = append(others, accessor)
 		h, err := m.unseal(rec.Key)
 		if err != nil {
 			m.log.Warn("token of an earlier login cannot be used, logging in anew", "proxy", id, "accessor", accessor, "err", err)
@@ -52,7 +47,17 @@ func (m *Manager) adopt(ctx context.Context, id string, l *state.Login) *held {
 			best = h
 		}
 	}
-	return best
+	if best != nil {
+		others = slices.DeleteFunc(others, func(a string) bool { return a == best.Accessor })
+	}
+	return best, others
+}
+
+func (m *Manager) leaves(accessor string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	_, leaves := m.leaving[accessor]
+	return leaves
 }
 
 func (m *Manager) unseal(key string) (*held, error) {

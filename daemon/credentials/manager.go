@@ -78,7 +78,7 @@ const (
 	probeEvery   = 30 * time.Second
 	retryFirst   = time.Second
 	retryMost    = time.Minute
-	loginsPerSec = 10
+	loginsPerSec = 20
 )
 
 // Manager is the credentials of a host. Prepare, Ready, Bounced and Stats may be
@@ -111,7 +111,7 @@ func New(cfg Config) *Manager {
 	}
 	return &Manager{
 		cfg: cfg, log: cfg.Log.With("component", "credentials"),
-		linger: linger, pace: pace{every: time.Second / loginsPerSec, burst: 2 * loginsPerSec},
+		linger: linger, pace: pace{every: time.Second / loginsPerSec, burst: loginsPerSec},
 		wake: make(chan struct{}, 1), asks: make(chan chan struct{}), stats: newCounters(),
 		workers: map[string]*worker{}, asked: map[string]bool{}, leaving: map[string]time.Time{},
 		outs: map[string]*logout{}, orphans: map[string]state.LoginRecord{}, lifetimes: map[string]time.Duration{},

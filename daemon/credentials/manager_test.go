@@ -27,12 +27,15 @@ func TestStatic(t *testing.T) {
 		pass(5 * time.Second)
 		r.wantFile("web", "static-token-1")
 		r.wantState("web", state.CredentialOK)
+		if n := r.streams.count(); n != 0 {
+			t.Errorf("streams closed %d times for the first token", n)
+		}
 
 		r.register("web", static(), "static-token-2", "")
 		pass(time.Second)
 		r.wantFile("web", "static-token-2")
 		before := r.streams.count()
-		pass(settle)
+		pass(settle * 3 / 2)
 		if n := r.streams.count() - before; n != 1 {
 			t.Errorf("streams closed %d times for the new token", n)
 		}

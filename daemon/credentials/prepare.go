@@ -32,15 +32,16 @@ type given struct {
 type Prepared struct {
 	m       *Manager
 	id      string
-	pending string // name of the sealed file; "" when there is nothing to do
+	pending string // name of the sealed file; "" when there is nothing to be put in force
 	secret  []byte
+	drop    bool // what an earlier registration came with is not needed any more
 }
 
 // Prepare seals the secrets of a registration before it is promised. Until
 // Commit they change nothing: whether the caller may register the proxy is not
 // known yet.
 func (m *Manager) Prepare(id string, c *state.Credential, token, bearer string) (*Prepared, error) {
-	p := &Prepared{m: m, id: id}
+	p := &Prepared{m: m, id: id, drop: c != nil && token == "" && bearer == ""}
 	if c == nil || token == "" && bearer == "" {
 		return p, nil
 	}
@@ -61,12 +62,15 @@ func (m *Manager) Prepare(id string, c *state.Credential, token, bearer string) 
 // Commit puts the secret in force, after the registration was promised.
 func (p *Prepared) Commit() error {
 	defer p.m.Wake()
-	if p.secret == nil {
-		return nil
-	}
 	name := givenPrefix + secrets.Name(p.id)
 	p.m.given.Lock()
 	defer p.m.given.Unlock()
+	switch {
+	case p.drop:
+		return p.m.cfg.Store.Delete(name)
+	case p.secret == nil:
+		return nil
+	}
 	if now, err := p.m.cfg.Store.Get(name); err != nil || string(now) != string(p.secret) {
 		if err := p.m.cfg.Store.Put(name, p.secret); err != nil {
 			return fmt.Errorf("keep the secret of proxy %s: %w", p.id, err)

@@ -83,6 +83,61 @@ func TestLeftByACrash(t *testing.T) {
 	})
 }
 
+// A daemon that ends between the swap of a token and the closing of streams: the
+// next one closes them, before the former token goes.
+func TestEndedWhileSwapping(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.consul.life = time.Hour
+		r.login("web")
+		r.consul.tokens["static-token-1"], r.consul.tokens["static-token-2"] = true, true
+		r.register("api", static(), "static-token-1", "")
+		r.files("web")
+		r.files("api")
+		for len(r.consul.logins()) < 2 {
+			pass(500 * time.Millisecond)
+		}
+		r.register("api", static(), "static-token-2", "")
+		pass(200 * time.Millisecond)
+		if r.streams.count() != 0 {
+			t.Fatal("too late")
+		}
+		r.stop()
+		pass(time.Minute)
+		r.start()
+		for range 20 {
+			pass(time.Second)
+			if len(r.consul.out()) > 0 && r.streams.count() == 0 {
+				t.Fatal("the former token went before its streams")
+			}
+		}
+		if r.streams.count() != 2 || len(r.consul.out()) != 1 {
+			t.Errorf("streams of %q closed, %q logged out", r.streams.times, r.consul.out())
+		}
+		r.stop()
+		r.start()
+		pass(time.Minute)
+		if r.streams.count() != 2 {
+			t.Errorf("streams of %q closed", r.streams.times)
+		}
+	})
+}
+
+// What came with a registration goes when another one does without it.
+func TestNoLongerGiven(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.register("web", static(), "static-token-1", "")
+		r.files("web")
+		file := filepath.Join(r.dir, "token")
+		r.write(file, "static-token-2")
+		r.register("web", state.Credential{Type: state.CredentialFile, TokenFile: file}, "", "")
+		r.files("web")
+		r.wantFile("web", "static-token-2")
+		if names, err := r.cfg.Store.List(); len(names) != 0 || err != nil {
+			t.Errorf("sealed: %q, %v", names, err)
+		}
+	})
+}
+
 // A sealed file is damaged: the proxy gets a new token; the old one is named for
 // somebody to delete, until its time is over.
 func TestDamagedSeal(t *testing.T) {

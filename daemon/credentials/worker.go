@@ -234,6 +234,9 @@ func (w *worker) reopen(p state.Proxy) {
 		return
 	}
 	w.openAt = time.Time{}
+	if err := w.dir.Forget(reopenFile); err != nil {
+		w.m.log.Warn("streams will be closed again at the next start", "proxy", w.id, "err", err)
+	}
 	w.m.stats.add(&w.m.stats.reopened)
 	w.m.release(w.login.former)
 	w.login.former = nil

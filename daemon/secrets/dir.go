@@ -121,6 +121,13 @@ func (d *Dir) Write(name string, content []byte) (changed bool, err error) {
 	return wrote, nil
 }
 
+// Has says whether there is a file of that name.
+func (d *Dir) Has(name string) bool {
+	var st unix.Stat_t
+	err := d.view.act(func() error { return unix.Fstatat(int(d.file.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW) })
+	return err == nil
+}
+
 func (d *Dir) replace(name string, content []byte) error {
 	dir := int(d.file.Fd())
 	temp := tempPrefix + rand.Text()
