@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/tools/testbed/pki"
 )
 
@@ -167,7 +169,7 @@ func (s *secure) outlive() {
 	before := s.pids()
 	time.Sleep(time.Until(s.loggedIn.Add(loginLifetime + 2*time.Second)))
 	s.eventually(10*time.Second, func() error { // the renewal is not at the same moment as our look
-		now := s.onlyLogin()
+		now := s.onlyLogin("api")
 		if now.AccessorID == s.firstLogin {
 			return errors.New("the login's token is still the first one")
 		}
@@ -179,6 +181,39 @@ func (s *secure) outlive() {
 	s.state(s.api, "ok")
 	s.answers(s.web, s.api)
 	s.unharmed(before)
+}
+
+// released waits until the Envoy that was killed is missed for good: its proxy's
+// VIP is given back and its token deleted, and the journal has why.
+func (s *secure) released() {
+	client := s.lictor.Client()
+	defer client.Close()
+	s.eventually(30*time.Second, func() error { // most of the minute has gone by meanwhile
+		_, err := client.Proxy(s.ctx, s.late.proxy.ID)
+		var problem *v1.ProblemError
+		if errors.As(err, &problem) && problem.Type == v1.ProblemNotFound {
+			return nil
+		}
+		return fmt.Errorf("%s is still registered (%v)", s.late.proxy.ID, err)
+	})
+	why := ""
+	s.must(client.Journal(s.ctx, 0, false, func(e v1.JournalEvent) error {
+		if e.Kind == "ProxyDeregistered" && bytes.Contains(e.Data, []byte(`"`+s.late.proxy.ID+`"`)) {
+			why = string(e.Data)
+		}
+		return nil
+	}))
+	if !strings.Contains(why, "process-gone") {
+		s.Errorf("the journal has %q for it, not that the process was gone", why)
+	}
+	s.eventually(10*time.Second, func() error {
+		list, err := s.cluster.Tokens(s.ctx, s.login.Name)
+		if err == nil && len(list) != 1 {
+			err = fmt.Errorf("there are %d tokens of logins, want that of api alone", len(list))
+		}
+		return err
+	})
+	s.onlyLogin("api")
 }
 
 // logout ends a member: no token of it, no file and no VIP stays.

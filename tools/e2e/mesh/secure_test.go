@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +41,7 @@ func TestMeshWithTLSAndACLs(t *testing.T) {
 		{"the CA is rotated", (*secure).rotateCA},
 		{"a token is rotated", (*secure).rotateToken},
 		{"a login outlives its token", (*secure).outlive},
+		{"a proxy whose process has ended is released", (*secure).released},
 		{"a proxy that is deregistered is logged out", (*secure).logout},
 	} {
 		if !t.Run(step.name, func(t *testing.T) {
@@ -60,6 +62,7 @@ type secure struct {
 	login *bed.Login
 
 	static, web, api *member // by a static token, a token in a file, a login
+	late             *member // by a login too; its Envoy is killed and stays away
 	tokens           map[*member]*api.ACLToken
 	loggedIn         time.Time
 	firstLogin       string // accessor of the token that the first login gave
@@ -92,7 +95,7 @@ func (s *secure) requests() {
 	s.start(s.api, bed.ExecOptions{Credential: bed.Credential{Login: s.login, Bearer: s.bearer(s.api, time.Hour)}})
 	s.start(s.web, bed.ExecOptions{Credential: bed.Credential{TokenFile: s.file(s.web, "token", s.tokens[s.web].SecretID)}})
 	s.start(s.static, bed.ExecOptions{Credential: bed.Credential{Token: s.tokens[s.static].SecretID}})
-	s.firstLogin = s.onlyLogin().AccessorID
+	s.firstLogin = s.onlyLogin("api").AccessorID
 
 	s.answers(s.web, s.api)
 	s.through(s.web, s.api)
@@ -121,13 +124,16 @@ func (s *secure) requests() {
 
 func (s *secure) members() []*member { return []*member{s.web, s.api, s.static} }
 
-// onlyLogin is the one token that logins have made.
-func (s *secure) onlyLogin() *api.ACLTokenListEntry {
+// onlyLogin is the one token that logins have made for a service.
+func (s *secure) onlyLogin(service string) *api.ACLTokenListEntry {
 	s.Helper()
 	list, err := s.cluster.Tokens(s.ctx, s.login.Name)
 	s.must(err)
+	list = slices.DeleteFunc(list, func(t *api.ACLTokenListEntry) bool {
+		return len(t.ServiceIdentities) != 1 || t.ServiceIdentities[0].ServiceName != service
+	})
 	if len(list) != 1 {
-		s.Fatalf("there are %d tokens of logins, want one", len(list))
+		s.Fatalf("logins have made %d tokens for %s, want one", len(list), service)
 	}
 	return list[0]
 }
@@ -242,7 +248,8 @@ func (s *secure) expiredBearer() {
 	s.must(m.envoy.WaitUp(s.ctx))
 	s.sameProcess(m)
 	s.state(m, "ok")
-	s.leave(m)
+	s.must(m.envoy.Kill())
+	s.late = m
 }
 
 // says waits until the standard error of the member's lictor exec has a word.
