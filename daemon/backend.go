@@ -76,6 +76,7 @@ func problem(err error) error {
 		{fleet.ErrForbidden, server.ErrForbidden},
 		{fleet.ErrUnavailable, server.ErrUnavailable},
 		{fleet.ErrUnknown, server.ErrNotFound},
+		{fleet.ErrLast, server.ErrConflict},
 		{owners.ErrRootOnly, server.ErrForbidden},
 		{owners.ErrInvalid, server.ErrInvalid},
 	} {

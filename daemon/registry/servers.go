@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/kernel"
@@ -67,8 +68,11 @@ func (r *Registry) Drain(ctx context.Context, id, by string, drained bool) error
 			if _, seen := r.s.Slots[id]; !seen {
 				return nil, fmt.Errorf("%w: server %s was never seen on this host; `lictor servers` lists them", ErrNotRegistered, id)
 			}
-			_, is := r.s.Drained[id]
+			was, is := r.s.Drained[id]
 			switch {
+			case drained && is && fleetWide(was.By) && !fleetWide(by):
+				// The operator's own wish outlives the fleet's.
+				return []state.Body{state.ServerUndrained{ID: id, By: by}, state.ServerDrained{ID: id, By: by}}, nil
 			case is == drained:
 				return nil, nil
 			case drained:
@@ -79,6 +83,9 @@ func (r *Registry) Drain(ctx context.Context, id, by string, drained bool) error
 		},
 	})
 }
+
+// fleetWide says whether a drain came from the fleet, by who asked for it.
+func fleetWide(by string) bool { return strings.HasPrefix(by, "fleet: ") }
 
 // drained takes note of a drain that begins or ends.
 func (r *Registry) drained(b state.Body) {

@@ -249,6 +249,38 @@ func TestDrain(t *testing.T) {
 	})
 }
 
+// A drain of the host's own takes the place of one of the fleet's, and outlives
+// it; one of the fleet's takes nobody's place. No proxy is placed for either.
+func TestDrainsOfHostAndFleet(t *testing.T) {
+	const fleet = "fleet: uid 0 on host-2"
+	on(t, func(t *testing.T, h *host) {
+		h.servers("s1", "s2", "s3")
+		h.mustRegister(names(30)...)
+		h.settle()
+		drain := func(by, want string) {
+			t.Helper()
+			if err := h.r.Drain(t.Context(), "s1", by, true); err != nil {
+				t.Fatal(err)
+			}
+			h.settle()
+			if got := h.snapshot().State.Drained["s1"].By; got != want {
+				t.Errorf("drained by %q, want %q", got, want)
+			}
+		}
+		drain(fleet, fleet)
+		h.even(30, 2)
+		placed := h.seen.count(state.PlaceOperator)
+		drain("uid 0", "uid 0")
+		drain(fleet, "uid 0")
+		h.restart()
+		drain("uid 1", "uid 0")
+		if n := h.seen.count(state.PlaceOperator); n != placed {
+			t.Errorf("%d placements more", n-placed)
+		}
+		h.even(30, 2)
+	})
+}
+
 // A server that was away for less than the hold-downs of those that it failed
 // has its share when these end, and not at the pace of rebalancing.
 func TestJoinWhileHeldDown(t *testing.T) {

@@ -54,6 +54,12 @@ func TestCallsThroughTheClient(t *testing.T) {
 	if f, err := c.Fleet(ctx); err != nil || f.Node != "n" || f.Hosts == nil || f.Drains == nil {
 		t.Errorf("Fleet() = %+v, %v", f, err)
 	}
+	if s, err := c.StateAt(ctx, "7"); err != nil || string(s) != `{"seq":7,"time":"0001-01-01T00:00:00Z"}` {
+		t.Errorf("StateAt(7) = %s, %v", s, err)
+	}
+	if s, err := c.StateAt(ctx, "2026-03-01T12:00:00Z"); err != nil || string(s) != `{"seq":0,"time":"2026-03-01T12:00:00Z"}` {
+		t.Errorf("StateAt(time) = %s, %v", s, err)
+	}
 	if s, err := c.Status(ctx); err != nil || !s.Ready || s.Problems == nil {
 		t.Errorf("Status() = %+v, %v", s, err)
 	}
@@ -166,6 +172,9 @@ func TestBadInput(t *testing.T) {
 
 		{"unknown parameter", "GET", "/v1/status?verbose=1", "", "", 400, v1.ProblemMalformed, `"verbose"`},
 		{"fleet no bool", "POST", "/v1/servers/a/drain?fleet=yes", "", "", 400, v1.ProblemMalformed, "fleet"},
+		{"state at no time", "GET", "/v1/state?at=noon", "", "", 400, v1.ProblemMalformed, "noon"},
+		{"state without a time", "GET", "/v1/state", "", "", 400, v1.ProblemMalformed, "RFC 3339"},
+		{"state that is gone", "GET", "/v1/state?at=666", "", "", 410, v1.ProblemNotRetained, "the oldest is 1000"},
 		{"fleet of a GET", "GET", "/v1/servers?fleet=true", "", "", 400, v1.ProblemMalformed, `"fleet"`},
 		{"broken query", "GET", "/v1/journal?since=%zz", "", "", 400, v1.ProblemMalformed, "query"},
 		{"since no number", "GET", "/v1/journal?since=now", "", "", 400, v1.ProblemMalformed, `since is "now"`},

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
@@ -44,6 +45,9 @@ type Backend interface {
 	Drain(ctx context.Context, caller Caller, server string, drained, fleet bool) error
 	// Fleet is what the hosts report of themselves.
 	Fleet(ctx context.Context) (v1.Fleet, error)
+	// StateAt gives the state after the event seq or, where at is not zero, as of
+	// then, as JSON.
+	StateAt(ctx context.Context, seq uint64, at time.Time) ([]byte, error)
 	// Journal calls fn for each event after since, in order, and with follow
 	// goes on until ctx ends.
 	Journal(ctx context.Context, since uint64, follow bool, fn func(v1.JournalEvent) error) error

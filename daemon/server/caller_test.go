@@ -106,6 +106,7 @@ func TestWhatOthersThanRootMayDo(t *testing.T) {
 		{"POST", "/v1/servers/s1/undrain", "", 403},
 		{"POST", "/v1/servers/s1/drain?fleet=true", "", 403},
 		{"GET", "/v1/fleet", "", 403},
+		{"GET", "/v1/state?at=1", "", 403},
 		{"GET", "/v1/journal", "", 403},
 		{"GET", "/v1/connections?follow=true", "", 403},
 	} {

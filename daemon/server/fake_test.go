@@ -130,6 +130,13 @@ func (f *fake) Drain(_ context.Context, _ Caller, server string, drained, fleet 
 	return nil
 }
 
+func (f *fake) StateAt(_ context.Context, seq uint64, at time.Time) ([]byte, error) {
+	if seq == 666 {
+		return nil, fmt.Errorf("event 666 is not kept, the oldest is 1000: %w", ErrGone)
+	}
+	return fmt.Appendf(nil, `{"seq":%d,"time":%q}`, seq, at.Format(time.RFC3339)), f.enter()
+}
+
 func (f *fake) Journal(ctx context.Context, since uint64, follow bool, fn func(v1.JournalEvent) error) error {
 	if since == 666 {
 		return fmt.Errorf("event 666 is not kept, the oldest is 1000: %w", ErrGone)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ func (s *Server) apiHandler() *http.ServeMux {
 	mux.HandleFunc("POST /v1/servers/{id}/undrain", s.call(s.drain(false)))
 	mux.HandleFunc("GET /v1/fleet", s.call(s.fleet))
 	mux.HandleFunc("GET /v1/status", s.call(s.status))
+	mux.HandleFunc("GET /v1/state", s.call(s.state))
 	mux.HandleFunc("GET /v1/journal", s.journal)
 	mux.HandleFunc("GET /v1/connections", s.connections)
 	return mux
@@ -38,6 +40,7 @@ type request struct {
 	id       string             // of the proxy or the server; "" where the path has none
 	register v1.RegisterRequest // of a PUT
 	fleet    bool               // of a drain: for every host
+	at       string             // of a past state: sequence number or time
 }
 
 // raw is an answer that is JSON already.
@@ -92,14 +95,19 @@ func readRequest(r *http.Request) (request, error) {
 	return req, invalid(v1.CheckID(what, req.id))
 }
 
-// readQuery reads a request's query: only a POST, which drains, has one.
+// readQuery reads a request's query: only a POST, which drains, and a past state
+// have one.
 func (req *request) readQuery(r *http.Request) error {
 	var allowed []string
-	if r.Method == http.MethodPost {
+	switch {
+	case r.Method == http.MethodPost:
 		allowed = []string{"fleet"}
+	case r.URL.Path == "/v1/state":
+		allowed = []string{"at"}
 	}
 	query, err := params(r, allowed...)
 	if err == nil {
+		req.at = query.Get("at")
 		req.fleet, err = paramBool(query, "fleet")
 	}
 	return err
@@ -226,6 +234,22 @@ func (s *Server) fleet(ctx context.Context, req request) (any, error) {
 		fleet.Drains = []v1.FleetDrain{}
 	}
 	return fleet, err
+}
+
+func (s *Server) state(ctx context.Context, req request) (any, error) {
+	if err := req.caller.mayOperate("reading past states"); err != nil {
+		return nil, err
+	}
+	if seq, err := strconv.ParseUint(req.at, 10, 64); err == nil {
+		document, err := s.cfg.Backend.StateAt(ctx, seq, time.Time{})
+		return raw(document), err
+	}
+	at, err := time.Parse(time.RFC3339Nano, req.at)
+	if err != nil {
+		return nil, fmt.Errorf("query parameter at is %q; it is a sequence number of the journal or a time as in RFC 3339: %w", req.at, errMalformed)
+	}
+	document, err := s.cfg.Backend.StateAt(ctx, 0, at)
+	return raw(document), err
 }
 
 func (s *Server) status(ctx context.Context, _ request) (any, error) {
