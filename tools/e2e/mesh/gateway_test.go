@@ -15,11 +15,12 @@ import (
 
 // An API gateway and a mesh gateway are proxies like the others. Requests from
 // outside the mesh go through the one, and through the other what one service
-// sends to another by its name in the mesh.
+// sends to another by its name in the mesh. Each has a token of its own service,
+// and servers show certificates, but ask for none.
 func TestGatewaysAreProxiesToo(t *testing.T) {
-	w := newWorld(t, 60*time.Second, bed.ClusterOptions{Servers: 1})
+	w := newWorld(t, 60*time.Second, bed.ClusterOptions{Servers: 1, TLS: bed.ServerTLS, ACL: true})
 	backend := w.deploy("api")
-	w.start(backend, bed.ExecOptions{})
+	w.start(backend, w.identified("api"))
 
 	t.Run("api gateway", func(t *testing.T) { w.in(t).apiGateway(backend) })
 	t.Run("mesh gateway", func(t *testing.T) { w.in(t).meshGateway(backend) })
@@ -36,6 +37,15 @@ func (w *world) gateway(g bed.Gateway, name string) *member {
 	return &member{pod: pod, proxy: proxy}
 }
 
+// identified starts an Envoy with a token for the proxies of that service, which
+// may also see what gateways need to: listeners, routes, the mesh's settings.
+func (w *world) identified(service string) bed.ExecOptions {
+	w.Helper()
+	token, err := w.cluster.NewToken(w.ctx, bed.TokenOptions{Services: []string{service}, Rules: `mesh = "read"`})
+	w.must(err)
+	return bed.ExecOptions{Credential: bed.Credential{Token: token.SecretID}}
+}
+
 func (w *world) apiGateway(backend *member) {
 	const port = 8088
 	w.must(w.cluster.SetRawConfig(w.ctx, map[string]any{ // whose Go type is newer than this Consul
@@ -49,7 +59,7 @@ func (w *world) apiGateway(backend *member) {
 	}))
 	w.intend("api-gateway", "api", api.IntentionActionAllow)
 	gateway := w.gateway(bed.Gateway{Kind: api.ServiceKindAPIGateway, Port: port}, "gateway-1")
-	w.start(gateway, bed.ExecOptions{})
+	w.start(gateway, w.identified("api-gateway"))
 	outside, err := w.bed.NewHost("outside")
 	w.must(err)
 	from := &bed.Pod{Node: outside.Node}
@@ -78,7 +88,7 @@ func (w *world) apiGateway(backend *member) {
 func (w *world) meshGateway(backend *member) {
 	w.intend("web", "api", api.IntentionActionAllow)
 	gateway := w.gateway(bed.Gateway{Kind: api.ServiceKindMeshGateway}, "gateway-2")
-	w.start(gateway, bed.ExecOptions{})
+	w.start(gateway, w.identified("mesh-gateway"))
 	client, err := w.cluster.Client(w.ctx)
 	w.must(err)
 	leaf, _, err := client.Agent().ConnectCALeaf("web", nil)
