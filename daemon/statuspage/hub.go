@@ -129,9 +129,10 @@ func (h *hub) watch(ctx context.Context, group *sync.WaitGroup) {
 	}
 }
 
-// asked answers at once when what is known is of now.
+// asked answers at once when what is known is of now, or as new as may be.
 func (h *hub) asked(r request) {
-	if h.known.Summary != nil && !h.failing && time.Since(h.fullAt) < h.timing.tick {
+	recent := time.Since(h.fullAt) < h.timing.tick || time.Now().Before(h.due) && time.Since(h.fullAt) < longest
+	if h.known.Summary != nil && !h.failing && recent {
 		h.answer(r)
 		return
 	}
