@@ -55,6 +55,9 @@ func TestServersThatCannotBeVerified(t *testing.T) {
 			t.Cleanup(func() { _ = l.Kill() })
 			w.troubled(l, tt.says)
 			w.metric(l, `^lictor_consul_query_errors_total(\{.*\})? `, 1)
+			if w.sum(l, `^lictor_consul_contact `) != 0 {
+				t.Error("the metrics say that there is contact")
+			}
 			w.nothingPasses(l, host)
 		})
 	}

@@ -87,6 +87,22 @@ func TestClusterWithTLSAndACLs(t *testing.T) {
 		t.Errorf("%d tokens of logins, %v", len(list), err)
 	}
 
+	t.Log("a consul-dataplane is told all of that")
+	told := filepath.Join(t.TempDir(), "consul-dataplane")
+	check(t, os.WriteFile(told, []byte("#!/bin/sh\necho \"$DP_CREDENTIAL_STATIC_TOKEN\" \"$@\"; command -v envoy\n"), 0o755))
+	t.Setenv("DATAPLANE", told)
+	proxy := bed.Proxy{ID: "web-sidecar-proxy", Service: "web", NodeName: "host-1-virtual"}
+	dp, err := host.StartDataplane(ctx, bed.DataplaneOptions{Cluster: c, Proxy: proxy, Token: "secret", TLS: files})
+	check(t, err)
+	check(t, dp.Wait(ctx))
+	for _, want := range []string{
+		"secret -addresses=" + server.Addr().String() + " -grpc-port=8503 ", "-proxy-service-id=web-sidecar-proxy", "-tls-cert=" + files.Cert(), "/envoy",
+	} {
+		if !strings.Contains(dp.Tail(5000), want) {
+			t.Errorf("it is told %s, which lacks %s", dp.Tail(5000), want)
+		}
+	}
+
 	t.Log("rotation")
 	pid := server.Process().PID()
 	next, err := pki.NewCA("next")
