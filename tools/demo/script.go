@@ -36,7 +36,7 @@ func (d *demo) script() []step {
 		{"a VIP is its owner's: a connect from another pod is not permitted", 5 * time.Second, false, on((*scene).strangers)},
 		{"HTTP requests go from web to api and from shop to stock", 20 * time.Second, true, d.startRequests},
 		{"a change of configuration reaches every Envoy", soon, false, on((*scene).change)},
-		{"a token replaced, the old one deleted: a change reaches every Envoy", 10 * time.Second, false, on((*scene).rotateToken)},
+		{"a token replaced, the old deleted: a change reaches every Envoy", 10 * time.Second, false, on((*scene).rotateToken)},
 		{"kill -9 of a Consul server: a change made then reaches every Envoy", soon, false, on((*scene).killServer)},
 		{"the catalog drops the server; requests had gone on", 20 * time.Second, false, on((*scene).dropServer)},
 		{"kill -9 of lictord: a new Envoy gets its configuration", 10 * time.Second, true, on((*scene).killLictor)},
