@@ -38,7 +38,7 @@ func worksByKeyboard(w *world) {
 		w.Fatalf("the filter cannot be reached: %v", stops)
 	}
 	w.must(p.Type(w.ctx, "cart connected"))
-	p.until(time.Second, `document.getElementById("found").textContent === "1 to 3 of 3"`)
+	p.until(5*time.Second, `document.getElementById("found").textContent === "1 to 3 of 3"`)
 	w.must(p.Press(w.ctx, "Enter")) // must not load the page anew
 	w.must(p.Press(w.ctx, "Tab"))   // the table's region
 	w.must(p.Press(w.ctx, "Tab"))   // its first head
@@ -46,7 +46,7 @@ func worksByKeyboard(w *world) {
 		w.Errorf("the focus is on %q, want the first column's head", got)
 	}
 	w.must(p.Press(w.ctx, "Enter"))
-	p.until(time.Second, `document.querySelector("#proxy-table [aria-sort]").ariaSort === "descending" &&
+	p.until(5*time.Second, `document.querySelector("#proxy-table [aria-sort]").ariaSort === "descending" &&
 		document.querySelector("#proxy-table tbody th").textContent.startsWith("cart-3")`)
 	// An update does not take the focus away.
 	time.Sleep(2500 * time.Millisecond)

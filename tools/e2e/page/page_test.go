@@ -68,7 +68,7 @@ func showsWhatThereIs(w *world) {
 		}
 	}
 	// What the page says of servers is what the API says.
-	p.until(10*time.Second, `[...document.querySelectorAll("#proxy-table tbody tr")].every((r) => r.cells[3].innerText.includes("connected"))`)
+	p.until(30*time.Second, `[...document.querySelectorAll("#proxy-table tbody tr")].every((r) => r.cells[3].innerText.includes("connected"))`)
 	client := w.lictor.Client()
 	defer client.Close()
 	servers, err := client.Servers(w.ctx)
@@ -76,7 +76,7 @@ func showsWhatThereIs(w *world) {
 	for i, s := range servers {
 		row := fmt.Sprintf(`[...document.querySelectorAll("#servers tbody tr")[%d].cells].map((c) => c.innerText.split("\n")[0].trim()).join("|")`, i)
 		want := fmt.Sprintf("%s|✓ in use|%d|%d|%d|%d|%d", s.ID, s.Proxies, s.Active, s.Established, s.Failed+s.FailedLocal, s.Bounced)
-		p.until(5*time.Second, fmt.Sprintf("%s === %q", row, want))
+		p.until(20*time.Second, fmt.Sprintf("%s === %q", row, want))
 	}
 	p.calm()
 }
