@@ -63,9 +63,9 @@ func TestStreamsSettleWhenAServerJoins(t *testing.T) {
 		t.Errorf("%d streams moved, %d had to", moves, least)
 	}
 
-	time.Sleep(3 * time.Second) // for the daemon to have placed what bounced
+	time.Sleep(8 * time.Second) // for the daemon to have placed what bounced, which has to settle first
 	uneven := placedMost(w.placements())
-	time.Sleep(20 * time.Second) // longer than a server that refused is held down
+	time.Sleep(16 * time.Second) // longer than a server that refused is held down
 	if events, _ := fleet.Events(next); len(ended(events)) > 0 {
 		t.Errorf("and then streams ended: %v", ended(events))
 	}
