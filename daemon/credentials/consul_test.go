@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,20 +25,22 @@ import (
 // Consul's least lifetime of a minute is over.
 type hasty struct {
 	*catalog.Catalog
-	life time.Duration
+	life *atomic.Int64 // time.Duration; 0: it says what is so
 }
 
 func (h hasty) Login(ctx context.Context, q catalog.LoginQuery) (catalog.Token, error) {
 	t, err := h.Catalog.Login(ctx, q)
-	if err == nil && h.life > 0 {
-		t.Expires = time.Now().Add(h.life)
+	if life := time.Duration(h.life.Load()); err == nil && life > 0 {
+		t.Expires = time.Now().Add(life)
 	}
 	return t, err
 }
 
 // real is a rig on a real Consul; the catalog follows it.
-func real(t *testing.T, s *lone.Server, life time.Duration) *rig {
+func real(t *testing.T, s *lone.Server, life time.Duration) (*rig, *atomic.Int64) {
 	t.Helper()
+	said := &atomic.Int64{}
+	said.Store(int64(life))
 	r := newRig(t)
 	r.write(filepath.Join(r.dir, "daemon-token"), lone.Management)
 	c, err := catalog.New(catalog.Config{
@@ -58,7 +61,7 @@ func real(t *testing.T, s *lone.Server, life time.Duration) *rig {
 	case <-time.After(20 * time.Second):
 		t.Fatalf("no server: %+v", c.Status())
 	}
-	r.cfg.Consul = hasty{c, life}
+	r.cfg.Consul = hasty{c, said}
 	r.start()
 	r.m.linger = 500 * time.Millisecond
 	t.Cleanup(func() {
@@ -68,7 +71,7 @@ func real(t *testing.T, s *lone.Server, life time.Duration) *rig {
 			t.Logf("lictord says:\n%s", r.log)
 		}
 	})
-	return r
+	return r, said
 }
 
 // join registers a proxy that logs in.
@@ -111,16 +114,30 @@ func (e *envoy) Close(state.Proxy) error {
 	return nil
 }
 
-func (e *envoy) changes() int {
+func (e *envoy) changes() int  { return e.count(xds.Updated) }
+func (e *envoy) connects() int { return e.count(xds.Connected) }
+
+func (e *envoy) count(kind xds.Kind) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	n := 0
 	for _, event := range e.events {
-		if event.Kind == xds.Updated {
+		if event.Kind == kind {
 			n++
 		}
 	}
 	return n
+}
+
+// quiet waits until nothing has come for a while, and says what there was.
+func (e *envoy) quiet() (changes, connects int) {
+	for {
+		changes, connects = e.changes(), e.connects()
+		time.Sleep(time.Second)
+		if changes == e.changes() && connects == e.connects() {
+			return changes, connects
+		}
+	}
 }
 
 // stream runs until the test's end.
@@ -175,13 +192,11 @@ func TestStreamsOutliveTheirToken(t *testing.T) {
 	accessor, secret := s.NewToken("web", `service_prefix "" { policy = "write" } node_prefix "" { policy = "read" }`)
 	e := &envoy{}
 	stream(t, s, e, id, "web", func() string { return secret })
-	time.Sleep(300 * time.Millisecond)
-	before := e.changes()
+	before, _ := e.quiet()
 	intention(s, "web", "allow")
 	t.Logf("with its token, a change arrives after %v", soon(t, "a change", 5*time.Second, func() bool { return e.changes() > before }))
 
-	time.Sleep(300 * time.Millisecond)
-	before = e.changes()
+	before, _ = e.quiet()
 	s.Delete("/v1/acl/token/" + accessor)
 	intention(s, "web", "deny")
 	time.Sleep(3 * time.Second)
@@ -198,7 +213,7 @@ func TestRenewedUnderAStream(t *testing.T) {
 	issuer := lone.NewIssuer(t)
 	s.JWTMethod("mesh", issuer, time.Hour)
 	id := s.Register("n", "web")
-	r := real(t, s, 4*time.Second)
+	r, life := real(t, s, 4*time.Second)
 	e := &envoy{}
 	r.m.cfg.Streams = e
 	r.join(id, "mesh", issuer.Bearer("web", time.Hour))
@@ -208,10 +223,16 @@ func TestRenewedUnderAStream(t *testing.T) {
 	soon(t, "the first token to be deleted", 20*time.Second, func() bool {
 		return !slices.ContainsFunc(s.Logins(), func(l lone.Token) bool { return l.SecretID == first })
 	})
-	// The next renewals go on meanwhile.
-	before := e.changes()
+	life.Store(0) // what is renewed next, stays
+	soon(t, "one token", 20*time.Second, func() bool { return len(s.Logins()) == 1 && r.m.Stats().Leaving == 0 })
+	time.Sleep(4 * time.Second) // the last one that was said to end soon
+	soon(t, "one token", 20*time.Second, func() bool { return len(s.Logins()) == 1 && r.m.Stats().Leaving == 0 })
+	before, connects := e.quiet()
 	intention(s, "web", "allow")
 	took := soon(t, "a change after the renewal", 5*time.Second, func() bool { return e.changes() > before })
+	if n := e.connects(); n != connects {
+		t.Error("it came with another stream")
+	}
 	t.Logf("a change made after the first token was deleted arrived after %v", took)
 	for _, l := range s.Logins() {
 		if !strings.Contains(l.Description, `"lictor-proxy":"`+id+`"`) || !strings.Contains(l.Description, `"lictor-host":"host-1"`) {
@@ -239,7 +260,7 @@ func TestTroublesOnConsul(t *testing.T) {
 	account := issuer.Bearer("any", time.Hour)
 	s.KubernetesMethod("k8s", k, account)
 	web, api := s.Register("n", "web"), s.Register("n", "api")
-	r := real(t, s, 0)
+	r, _ := real(t, s, 0)
 	server := netip.MustParseAddrPort(s.GRPC)
 
 	// The token is revoked, and Envoy's connections bounce.
