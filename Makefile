@@ -172,6 +172,10 @@ soak: root build parts ## H (1) hours of pods, servers and restarts that come an
 	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/soak ./tools/soak
 	@exec .cache/bin/soak --hours=$(H) $(if $(SEED),--seed=$(SEED))
 
+.PHONY: churn
+churn: root build parts ## a hundred proxies with logins come, go and crash at random for a minute, and lictord too: nothing may be left
+	REQUIRE_PRIVILEGED=1 CHURN=1m $(GO) test -count=1 -timeout 10m -run '^TestChurnLeavesNothing$$' -v ./tools/e2e
+
 .PHONY: failover
 failover: root build parts ## lose a Consul server ROUNDS (20) times a kind, and time each Envoy's way to another: 40 minutes; ONLY=lictor,kill for some; DATAPLANE=... to compare
 	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/failover ./tools/failover

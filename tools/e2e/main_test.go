@@ -12,9 +12,14 @@ import (
 func TestMain(m *testing.M) {
 	beside.Main(m, beside.Options{
 		First: []string{
+			"TestChurnLeavesNothing",
 			"TestWithoutRoomProxiesWaitForCapacity",
 			"TestAFleetFailsOverWhenConsulAdmitsIt",
 			"TestStreamsStayWhereTheySettled",
+			"TestStreamsSettleWhenAServerJoins",
+			"TestEnvoysRunOnWithoutLictord",
+			"TestAStoppedEnvoyIsNoRefusal",
+			"TestAServiceMovesToLictorAndBack",
 		},
 		Alone: []string{
 			"TestAFullServerSendsItsEnvoysElsewhere",
