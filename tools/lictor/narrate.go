@@ -161,10 +161,12 @@ func (n *narrator) why(event v1.JournalEvent, d eventData) string {
 	case "bounced":
 		return "the kernel moved it, as " + name + " ended its connection at once: at its capacity, or refusing the token"
 	case "server-gone":
-		switch old.kind {
-		case "ServerGone":
+		switch {
+		case was != "" && was == now: // the list behind it is shorter
+			return "another server has gone"
+		case old.kind == "ServerGone":
 			return "Consul no longer lists " + name + n.app.since(old.at)
-		case "ServerDrained":
+		case old.kind == "ServerDrained":
 			return old.drained(name) + n.at(old.at)
 		}
 		return "Consul no longer lists " + name
