@@ -153,3 +153,17 @@ func TestSealedSecretsAreOpenedLate(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Two daemons whose sockets are in one directory do not sweep away each other's
+// secrets.
+func TestWhereSecretsAre(t *testing.T) {
+	for socket, want := range map[string]string{
+		"/run/lictor/lictor.sock": "/run/lictor/proxies",
+		"/run/lictor/b.sock":      "/run/lictor/b-proxies",
+		"/tmp/s":                  "/tmp/s-proxies",
+	} {
+		if got := secretsBeside(socket); got != want {
+			t.Errorf("%s: %s, want %s", socket, got, want)
+		}
+	}
+}

@@ -22,7 +22,7 @@ import (
 // openSecrets readies what proxies' secrets are kept in: sealed beside the
 // journal, and in the clear, for their Envoys alone, beside the socket.
 func (d *Daemon) openSecrets(logger *slog.Logger) error {
-	dir := filepath.Join(filepath.Dir(d.cfg.Socket), "proxies")
+	dir := secretsBeside(d.cfg.Socket)
 	base, err := secrets.OpenBase(dir)
 	if err != nil {
 		return fmt.Errorf("open the directory of proxies' secrets: %w; the directory of --socket must be root's alone to write to", err)
@@ -39,6 +39,16 @@ func (d *Daemon) openSecrets(logger *slog.Logger) error {
 	d.lifecycle = lifecycle.New(lifecycle.Config{Registry: d.registry, BootID: d.resolver.BootID, Log: logger})
 	d.metrics.CollectCredentials(d.readCredentials)
 	return nil
+}
+
+// secretsBeside is the directory of proxies' secrets: beside the socket, which no
+// other lictord has, and of the socket's name, as others may have theirs there.
+func secretsBeside(socket string) string {
+	dir, name := filepath.Split(socket)
+	if name = strings.TrimSuffix(name, ".sock"); name == "lictor" { // the default
+		return filepath.Join(dir, "proxies")
+	}
+	return filepath.Join(dir, name+"-proxies")
 }
 
 // lateStore opens the sealed files when they are first needed: on a disk that is
