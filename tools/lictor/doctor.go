@@ -75,15 +75,19 @@ func (a *app) examineHost(stateDir string) (checks []check) {
 	if err != nil {
 		danger = err.Error()
 	}
+	run := filepath.Dir(a.socket)
 	return append(checks, check{
 		Name: "state directory", OK: danger == "", Detail: join(stateDir, danger),
 		Why: "the journal must outlive the daemon and a power cut", How: "set --state-dir to a directory on a local disk",
+	}, check{
+		Name: "secrets in memory", OK: inMemory(run), Detail: run,
+		Why: "proxies' tokens and keys must not outlive a power cut", How: "set --socket to a path below /run or another tmpfs: secrets are kept beside it",
 	})
 }
 
-// volatile says why a journal should not be kept in a directory, "" when it
-// may. Of one that is yet to be made, its nearest parent is asked.
-func volatile(dir string) (string, error) {
+// fileSystem is the magic number of a directory's file system. Of one that is yet
+// to be made, its nearest parent is asked.
+func fileSystem(dir string) (uint32, error) {
 	var fs unix.Statfs_t
 	err := unix.Statfs(dir, &fs)
 	for errors.Is(err, unix.ENOENT) && dir != filepath.Dir(dir) {
@@ -91,9 +95,23 @@ func volatile(dir string) (string, error) {
 		err = unix.Statfs(dir, &fs)
 	}
 	if err != nil {
-		return "", fmt.Errorf("look at the file system of %s: %w", dir, err)
+		return 0, fmt.Errorf("look at the file system of %s: %w", dir, err)
 	}
-	switch uint32(fs.Type) { // the magic number, whatever the field's width and sign
+	return uint32(fs.Type), nil // whatever the field's width and sign
+}
+
+func inMemory(dir string) bool {
+	kind, err := fileSystem(dir)
+	return err == nil && (kind == unix.TMPFS_MAGIC || kind == unix.RAMFS_MAGIC)
+}
+
+// volatile says why a journal should not be kept in a directory, "" when it may.
+func volatile(dir string) (string, error) {
+	kind, err := fileSystem(dir)
+	if err != nil {
+		return "", err
+	}
+	switch kind {
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
 		return "it is in memory, a reboot loses every assignment", nil
 	case unix.OVERLAYFS_SUPER_MAGIC:
