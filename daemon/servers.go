@@ -77,7 +77,7 @@ func (d *Daemon) reading(ctx context.Context) (metrics.Reading, error) {
 		Journal: metrics.Journal{
 			Seq: stats.Last, Bytes: stats.Bytes, Writable: d.registry.JournalProblem() == nil, Pending: snap.Pending,
 		},
-		Consul: metrics.Consul{Contact: contact.Problem == "", LastContact: contact.LastContact, Errors: contact.Errors},
+		Consul: metrics.Consul{Contact: contact.Problem == "", LastContact: contact.LastContact, Failed: contact.Failed},
 		Fleet: metrics.Fleet{
 			State: fleet.State, Drains: len(fleet.Drains), Waiting: len(fleet.Waiting), Reported: fleet.Reported,
 		},

@@ -79,8 +79,8 @@ type Catalog struct {
 	grpcConns grpcConns     // for questions about proxies
 	paramTurn atomic.Uint64 // of the server that such a question begins with
 
-	errors atomic.Uint64
-	mu     sync.Mutex // guards what follows
+	failed [len(Reasons)]atomic.Uint64 // by their places in Reasons
+	mu     sync.Mutex                  // guards what follows
 	status Status
 	last   []Server        // handed on last
 	logged map[string]bool // problems logged since the last contact
@@ -132,6 +132,8 @@ type Status struct {
 	Since time.Time
 	// Errors is the number of queries and resolutions that failed since New.
 	Errors uint64
+	// Failed is that number by reason.
+	Failed map[Reason]uint64
 }
 
 // New checks the configuration. It starts nothing.
@@ -216,7 +218,11 @@ func (c *Catalog) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := c.status
-	s.Errors = c.errors.Load()
+	s.Failed = make(map[Reason]uint64, len(Reasons))
+	for i, reason := range Reasons {
+		s.Failed[reason] = c.failed[i].Load()
+		s.Errors += s.Failed[reason]
+	}
 	return s
 }
 
@@ -250,10 +256,15 @@ func (c *Catalog) contact(server string) {
 	}
 }
 
+// fail counts a failure.
+func (c *Catalog) fail(err error) {
+	c.failed[slices.Index(Reasons[:], reasonFor(err))].Add(1)
+}
+
 // problem counts a failure, keeps the sentence for the status, and logs it once
 // for as long as it lasts.
 func (c *Catalog) problem(server string, err error) {
-	c.errors.Add(1)
+	c.fail(err)
 	sentence := err.Error()
 	if e := (*Problem)(nil); errors.As(err, &e) {
 		sentence = e.Sentence

@@ -102,7 +102,7 @@ func timedOut(err error) bool {
 func explainStatus(target string, code int, said, token string) error {
 	var what string
 	switch {
-	case strings.Contains(said, "HTTP request to an HTTPS server"):
+	case statusError{code, said}.wantsTLS():
 		what = "wants TLS on this port: do not set --tls-disabled, or give the plain port with --consul-http-port"
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		what = refusesToken(token)
@@ -130,6 +130,12 @@ func refusesToken(token string) string {
 type statusError struct {
 	status int
 	said   string // the beginning of the body
+}
+
+// wantsTLS says that a port of TLS was spoken to in plain text; so Go's server
+// answers that.
+func (e statusError) wantsTLS() bool {
+	return strings.Contains(e.said, "HTTP request to an HTTPS server")
 }
 
 func (e statusError) Error() string { return fmt.Sprintf("status %d: %.200s", e.status, e.said) }

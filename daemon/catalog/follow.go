@@ -113,11 +113,11 @@ func (c *Catalog) apply(target string, a answer) (changed bool, err error) {
 		return false, &Problem{Sentence: fmt.Sprintf(
 			"the Consul server at %s has no leader, so what it knows may be old", target)}
 	case a.filtered:
-		return false, &Problem{Sentence: fmt.Sprintf(
+		return false, &Problem{Err: errHidden, Sentence: fmt.Sprintf(
 			"ACLs hide servers in what %s answers: the token needs service:read on \"consul\" and node:read on the servers",
 			target)}
 	case len(a.entries) == 0:
-		return false, &Problem{Sentence: fmt.Sprintf(
+		return false, &Problem{Err: errNoServers, Sentence: fmt.Sprintf(
 			"%s lists no healthy Consul server: check the health of the service \"consul\" there, "+
 				"or the token, which needs service:read on \"consul\" and node:read", target)}
 	case len(servers) == 0:

@@ -213,7 +213,7 @@ func (c *Catalog) resolveFailed(found int, err error) {
 		c.problem("", err)
 		return
 	}
-	c.errors.Add(1)
+	c.fail(err)
 	c.log.Debug("resolve addresses", "err", err)
 }
 

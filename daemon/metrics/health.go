@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
 )
 
@@ -20,9 +21,9 @@ type Journal struct {
 
 // Consul is the catalog's part of a reading.
 type Consul struct {
-	Contact     bool      // the last query was answered
-	LastContact time.Time // zero: never
-	Errors      uint64
+	Contact     bool                      // the last query was answered
+	LastContact time.Time                 // zero: never
+	Failed      map[catalog.Reason]uint64 // queries
 }
 
 // Fleet is how the host takes part in the fleet.
@@ -66,7 +67,7 @@ func newHealthDescs() healthDescs {
 		pending:  desc("journal_pending_events", "Placements that are in force and not journaled yet."),
 		contact:  desc("consul_contact", "1 while a Consul server answers; 0: the last known servers stay in force."),
 		last:     desc("consul_last_contact_timestamp_seconds", "When a Consul server last answered; 0 if none has. A query that waits for changes takes minutes."),
-		errors:   desc("consul_query_errors_total", "Queries to Consul that failed."),
+		errors:   desc("consul_query_errors_total", "Queries to Consul that failed, by reason.", "reason"),
 		fleet:    desc("fleet_state", "1 for how the host takes part in the fleet, 0 for the other states.", "state"),
 		fleetDrains: desc("fleet_drains", "Servers drained for the fleet, in force on this host (applied), and those of which this host knows no server (waiting).",
 			"state"),
@@ -98,7 +99,9 @@ func (d healthDescs) collect(ch chan<- prometheus.Metric, r Reading) {
 	ch <- gauge(d.pending, float64(r.Journal.Pending))
 	ch <- gauge(d.contact, truth(r.Consul.Contact))
 	ch <- gauge(d.last, timestamp(r.Consul.LastContact))
-	ch <- counter(d.errors, r.Consul.Errors)
+	for _, reason := range catalog.Reasons {
+		ch <- counter(d.errors, r.Consul.Failed[reason], string(reason))
+	}
 	for _, s := range fleetStates {
 		ch <- gauge(d.fleet, truth(r.Fleet.State == s), label(s))
 	}

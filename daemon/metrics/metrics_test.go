@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
 )
@@ -46,7 +47,7 @@ func full() Reading {
 		RingDropped: 12,
 		Drift:       map[string]uint64{"missing": 1, "changed": 2},
 		Journal:     Journal{Seq: 4711, Bytes: 4 << 20, Writable: true, Pending: 3},
-		Consul:      Consul{Contact: true, LastContact: time.UnixMilli(1767323045500), Errors: 2},
+		Consul:      Consul{Contact: true, LastContact: time.UnixMilli(1767323045500), Failed: map[catalog.Reason]uint64{catalog.ReasonContact: 2}},
 		Fleet:       Fleet{State: v1.FleetCut, Drains: 1, Reported: time.UnixMilli(1767323040000)},
 	}
 	r.Servers[0].Latency.Buckets[5] = 60
@@ -122,7 +123,7 @@ func TestNames(t *testing.T) {
 		"lictor_build_info",
 		"lictor_consul_contact",
 		"lictor_consul_last_contact_timestamp_seconds",
-		"lictor_consul_query_errors_total",
+		"lictor_consul_query_errors_total{reason}",
 		"lictor_credential_failures_total{reason}",
 		"lictor_credential_reopens_total",
 		"lictor_denied_total{reason}",

@@ -37,16 +37,17 @@ func TestServersThatCannotBeVerified(t *testing.T) {
 	show := []string{"--tls-cert=" + files.Cert(), "--tls-key=" + files.Key()}
 
 	for _, tt := range []struct {
-		name string
-		args []string
-		says string
+		name   string
+		args   []string
+		says   string
+		reason string // in the metrics
 	}{
-		{"no-token", append(show, port, "--ca-certs="+files.CA(), "--tls-server-name="+bed.ServerName), "token"},
-		{"another-ca", append(show, port, "--ca-certs="+wrong, "--tls-server-name="+bed.ServerName), "unknown authority"},
-		{"another-name", append(show, port, "--ca-certs="+files.CA(), "--tls-server-name=server.dc2.consul"), "certificate for other names than server.dc2.consul"},
-		{"no-certificate", []string{port, "--ca-certs=" + files.CA(), "--tls-server-name=" + bed.ServerName}, "may want a client certificate"},
-		{"no-tls", append(show, "--consul-http-port=8500", "--ca-certs="+files.CA(), "--tls-server-name="+bed.ServerName), "does not speak TLS"},
-		{"tls-is-disabled", []string{"--tls-disabled", port}, "wants TLS on this port"},
+		{"no-token", append(show, port, "--ca-certs="+files.CA(), "--tls-server-name="+bed.ServerName), "token", "no-servers"},
+		{"another-ca", append(show, port, "--ca-certs="+wrong, "--tls-server-name="+bed.ServerName), "unknown authority", "wrong-ca"},
+		{"another-name", append(show, port, "--ca-certs="+files.CA(), "--tls-server-name=server.dc2.consul"), "certificate for other names than server.dc2.consul", "wrong-name"},
+		{"no-certificate", []string{port, "--ca-certs=" + files.CA(), "--tls-server-name=" + bed.ServerName}, "may want a client certificate", "tls-refused"},
+		{"no-tls", append(show, "--consul-http-port=8500", "--ca-certs="+files.CA(), "--tls-server-name="+bed.ServerName), "does not speak TLS", "no-tls"},
+		{"tls-is-disabled", []string{"--tls-disabled", port}, "wants TLS on this port", "wants-tls"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := w.in(t)
@@ -54,7 +55,7 @@ func TestServersThatCannotBeVerified(t *testing.T) {
 			l := w.startLictor(host, bed.LictorOptions{Cluster: w.cluster, NoTLS: true, NoToken: tt.name == "no-token", Args: tt.args})
 			t.Cleanup(func() { _ = l.Kill() })
 			w.troubled(l, tt.says)
-			w.metric(l, `^lictor_consul_query_errors_total(\{.*\})? `, 1)
+			w.metric(l, `^lictor_consul_query_errors_total\{reason="`+tt.reason+`"\} `, 1)
 			if w.sum(l, `^lictor_consul_contact `) != 0 {
 				t.Error("the metrics say that there is contact")
 			}
