@@ -25,19 +25,17 @@ func (c *Cluster) aclConfiguration() map[string]any {
 	}}
 }
 
-// LictorPolicy is all that a lictord needs, in Consul's words; node is its
-// --node-name.
-func LictorPolicy(node string) string {
-	return fmt.Sprintf(`# to follow the servers, and to see which proxies Consul no longer knows
-node_prefix "" { policy = "read" }
+// LictorPolicy is all that a lictord needs, in Consul's words, as the README has
+// it.
+const LictorPolicy = `# to follow the servers, and to see which proxies Consul no longer knows
+node_prefix    "" { policy = "read" }
 service_prefix "" { policy = "read" }
-# what hosts tell each other: drains, and each host's own report, which a session
-# on a node of the host's own holds
-key_prefix "lictor/" { policy = "write" }
-node "lictor-%[1]s" { policy = "write" }
-session "lictor-%[1]s" { policy = "write" }
-`, node)
-}
+# what hosts tell each other through Consul; without these a host keeps out of ` + "`lictor fleet`" + `
+key_prefix     "lictor/drains/" { policy = "read" }  # write, where ` + "`lictor drain --fleet`" + ` is to work
+key_prefix     "lictor/hosts/"  { policy = "write" }
+node_prefix    "lictor-"        { policy = "write" }
+session_prefix "lictor-"        { policy = "write" }
+`
 
 // TokenOptions of a token.
 type TokenOptions struct {

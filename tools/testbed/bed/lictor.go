@@ -83,7 +83,7 @@ func (l *Lictor) provide(o LictorOptions) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), electionTime)
 	defer cancel()
-	token, err := c.NewToken(ctx, TokenOptions{Rules: LictorPolicy(l.Host.Name)})
+	token, err := c.NewToken(ctx, TokenOptions{Rules: LictorPolicy})
 	if err != nil {
 		return err
 	}

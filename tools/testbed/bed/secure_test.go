@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
+	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
 	"github.com/lictor-mesh/lictor/tools/testbed/pki"
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
@@ -167,6 +168,17 @@ func services(t *testing.T, s *bed.Server, token string) int {
 	list, _, err := s.Client().Catalog().Services(&api.QueryOptions{Token: token})
 	check(t, err)
 	return len(list)
+}
+
+// The policy that the README gives to operators is the one that tests run with.
+func TestPolicyIsTheREADMEs(t *testing.T) {
+	root, err := binaries.Root()
+	check(t, err)
+	readme, err := os.ReadFile(filepath.Join(root, "README.md"))
+	check(t, err)
+	if !strings.Contains(string(readme), "```hcl\n"+bed.LictorPolicy+"```\n") {
+		t.Error("README.md has another policy; correct the one or the other")
+	}
 }
 
 func TestProgramsOfAPod(t *testing.T) {
