@@ -135,8 +135,9 @@ func names(prefix string, n int) []string {
 }
 
 // streams lets n proxies speak xDS with the servers through their VIPs. As many
-// again are in the catalog only, so that there is room when a server is lost.
-func (w *world) streams(n int) (f *bed.Fleet, again func()) {
+// again are in the catalog only, so that there is room when a server is lost. The
+// returned function lets all go and come anew, as pods of a rollout.
+func (w *world) streams(n int) (rollout func()) {
 	w.Helper()
 	const node = "host-1-virtual"
 	known := make([]bed.Proxy, 2*n)
@@ -157,18 +158,20 @@ func (w *world) streams(n int) (f *bed.Fleet, again func()) {
 	time.Sleep(1500 * time.Millisecond) // servers count proxies, for their limits, once a second
 	f, err := w.host.StartFleet()
 	w.must(err)
-	add := func() {
+	connect := func() {
 		for i := range n {
 			w.must(f.Add(known[i], vips[i], nil))
 		}
 		w.must(f.WaitUp(w.ctx, n))
 	}
-	add()
-	return f, func() {
-		for i := range n {
-			w.must(f.Remove(known[i].ID))
+	connect()
+	return func() {
+		for _, id := range ids {
+			w.must(f.Remove(id))
+			w.must(w.api.Deregister(w.ctx, id))
 		}
-		add()
+		vips = w.registerAll(ids, node)
+		connect()
 	}
 }
 
