@@ -115,6 +115,11 @@ parts: go ## get the real Consul and Envoy that tests and demo use (5 minutes, o
 	$(call debian,command -v gcc && command -v python3,gcc libc6-dev python3)
 	$(GO) run ./tools/testbed fetch
 
+.PHONY: browser
+browser: ## get the Chromium that tests of pages use, and npm for their checker of accessibility (as root, once)
+	$(call debian,command -v chromium,chromium fonts-dejavu-core)
+	$(call debian,command -v npm,npm)
+
 # $(call fuzz,TIME): fuzz each target of PACKAGES for TIME. What gave new coverage
 # is kept in .cache/fuzz, by package and target, and is where the next run begins;
 # a failing input is kept beside its test in testdata/fuzz. Before Go 1.27 the go
@@ -142,7 +147,7 @@ gotest   = $(if $(2),REQUIRE_PRIVILEGED=1 $(GO) test -p $(1) -count=1 -timeout 2
 # (tools/e2e runs its tests beside each other by itself.) -count=1, as the
 # kernel below is no part of what the go command's cache knows.
 .PHONY: test
-test: root build parts ## everything, with real sockets, Consul and Envoy; needs root
+test: root build parts browser ## everything, with real sockets, Consul and Envoy; needs root
 	$(GO) build ./...
 	@failed=0; $(call gotest,4,$(WAITERS)) || failed=1; $(call gotest,1,$(filter-out $(WAITERS),$(ALL))) || failed=1; exit $$failed
 	$(if $(TESTFLAGS),,$(call fuzz,$(FUZZBRIEF)))
