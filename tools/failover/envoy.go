@@ -105,6 +105,9 @@ func (e *envoy) watch(ctx context.Context, c *bed.Cluster) error {
 		}
 		if n > e.before {
 			e.changed = time.Now()
+			if last == nil { // the look before was too early to see the stream
+				e.connected = e.changed
+			}
 			return nil
 		}
 		if sleep(ctx, lookEvery) != nil {
