@@ -149,7 +149,7 @@ func table(a about, label, heading string, columns ...column) Panel {
 			})
 		}
 	}
-	p.FieldConfig.Defaults.Custom = object{"align": "left", "cellOptions": object{"type": "auto"}, "inspect": false}
+	p.FieldConfig.Defaults.Custom = object{"align": "left", "minWidth": 70, "cellOptions": object{"type": "auto"}, "inspect": false}
 	p.Transformations = []Transformation{
 		{"merge", object{}},
 		{"organize", object{"excludeByName": object{"Time": true}, "indexByName": order, "renameByName": rename, "includeByName": object{}}},

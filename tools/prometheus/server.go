@@ -20,19 +20,27 @@ type Config struct {
 	Dir     string // for its configuration and its data; nothing else is in it
 	Listen  string // host:port of its API
 	Job     string
-	Targets []string      // host:port, as it sees them
+	Targets []Target
 	Every   time.Duration // it scrapes and evaluates rules
 	Rules   []byte        // nil: none
+}
+
+// Target is what is scraped.
+type Target struct {
+	Address  string // host:port, as Prometheus sees it
+	Instance string // the value of that label
 }
 
 // Write writes the configuration and returns the arguments to start with.
 func (c Config) Write() ([]string, error) {
 	type group map[string]any
+	var targets []group
+	for _, t := range c.Targets {
+		targets = append(targets, group{"targets": []string{t.Address}, "labels": group{"instance": t.Instance}})
+	}
 	conf := group{
-		"global": group{"scrape_interval": c.Every.String(), "scrape_timeout": c.Every.String(), "evaluation_interval": c.Every.String()},
-		"scrape_configs": []group{{
-			"job_name": c.Job, "static_configs": []group{{"targets": c.Targets}},
-		}},
+		"global":         group{"scrape_interval": c.Every.String(), "scrape_timeout": c.Every.String(), "evaluation_interval": c.Every.String()},
+		"scrape_configs": []group{{"job_name": c.Job, "static_configs": targets}},
 	}
 	files := map[string][]byte{}
 	if c.Rules != nil {
@@ -91,6 +99,11 @@ func (s *Sample) UnmarshalJSON(text []byte) error {
 	var err error
 	s.Value, err = strconv.ParseFloat(value, 64)
 	return err
+}
+
+// MarshalJSON writes what UnmarshalJSON reads.
+func (s Sample) MarshalJSON() ([]byte, error) {
+	return json.Marshal([2]any{float64(s.At.UnixMilli()) / 1000, strconv.FormatFloat(s.Value, 'g', -1, 64)})
 }
 
 // Query evaluates an expression now. Its result is in no order.

@@ -12,13 +12,12 @@ import (
 
 	"github.com/lictor-mesh/lictor/tools/grafana"
 	"github.com/lictor-mesh/lictor/tools/prometheus"
-	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 )
 
 // choices are what a reader of the dashboards has chosen. A scrape is every half
 // second here, where Grafana makes the interval of rates four scrapes.
 var choices = map[string]string{
-	"job": ".+", "instance": bed.LictorHTTP, "__rate_interval": "2s", "__range": "60s",
+	"job": ".+", "instance": "host-1", "__rate_interval": "2s", "__range": "60s",
 }
 
 // Every query of every panel has data of the right shape, under load with two

@@ -72,19 +72,20 @@ func (w *world) start(args ...string) {
 	w.Cleanup(w.api.Close)
 }
 
-// watch starts Prometheus, with rules in which a minute is a second.
-func (w *world) watch(rules []byte) {
+// watch starts Prometheus, which scrapes this host's lictord and others.
+func (w *world) watch(rules []byte, others ...prometheus.Target) {
 	w.Helper()
 	path, err := prometheus.Find(w.ctx, "prometheus")
 	w.must(err)
 	args, err := prometheus.Config{
-		Dir: w.TempDir(), Listen: listen, Job: job, Targets: []string{bed.LictorHTTP}, Every: interval, Rules: rules,
+		Dir: w.TempDir(), Listen: listen, Job: job, Every: interval, Rules: rules,
+		Targets: append([]prometheus.Target{{Address: bed.LictorHTTP, Instance: w.host.Name}}, others...),
 	}.Write()
 	w.must(err)
 	_, err = w.host.Start(bed.Command{Name: "prometheus", Path: path, Args: args})
 	w.must(err)
 	w.prom = prometheus.Client{HTTP: w.host.HTTPClient(), URL: "http://" + listen}
-	w.eventually(20*time.Second, func() error { return w.is(`up{job="lictor"}`, 1) })
+	w.eventually(20*time.Second, func() error { return w.is(`min(up{job="lictor"})`, 1) })
 }
 
 // fastRules are the rules with a minute that is a second.
@@ -139,13 +140,13 @@ func names(prefix string, n int) []string {
 // returned function lets all go and come anew, as pods of a rollout.
 func (w *world) streams(n int) (rollout func()) {
 	w.Helper()
-	const node = "host-1-virtual"
+	node := w.host.Name + "-virtual"
 	known := make([]bed.Proxy, 2*n)
 	var group errgroup.Group
 	group.SetLimit(8)
 	for i := range known {
 		group.Go(func() (err error) {
-			known[i], err = w.cluster.Register(w.ctx, bed.Service{Name: "web", ID: fmt.Sprintf("web-%d", i+1), Node: node})
+			known[i], err = w.cluster.Register(w.ctx, bed.Service{Name: "web", ID: fmt.Sprintf("%s-web-%d", w.host.Name, i+1), Node: node})
 			return err
 		})
 	}
