@@ -24,15 +24,15 @@ func Fleet() Dashboard {
 func fleetNow() []Panel {
 	return []Panel{
 		stat(about{
-			title: "How many hosts run lictord?", unit: number, moves: true,
+			title: "How many hosts run?", unit: number, moves: true,
 			do: "Hosts whose lictord answers. Fewer than there are: see which targets are down in Prometheus. Redirects go on in the kernel of a host whose lictord is away.",
 		}, q(`sum(up{job=~"$job"})`, ""), "blue"),
 		stat(about{
-			title: "How many hosts are not ready?", unit: number,
+			title: "How many are not ready?", unit: number,
 			do: "Hosts whose lictord is away, or whose hook, journal or servers are not as they must be. Above 0: find them in the table at the bottom, and run `lictor status` there.",
 		}, q(`count(up{job=~"$job"}) - (sum(lictor_ready{job=~"$job"}) or vector(0))`, ""), "green", step{1, "red"}),
 		stat(about{
-			title: "How many proxies are connected?", unit: number, moves: true,
+			title: "How many proxies are up?", unit: number, moves: true,
 			do: "Proxies with a connection to a Consul server. A fall: see who is not connected, and why, below.",
 		}, q(`sum(lictor_proxy_states{job=~"$job", state="connected"})`, ""), "blue"),
 		stat(about{
@@ -40,11 +40,11 @@ func fleetNow() []Panel {
 			do: "How many times its share the fullest server has; 1 is even, and Consul's own limit is 1.1. Above 1.3 for long: see which server carries what. A server that came back fills slowly; `lictor drain SERVER --fleet` moves streams on purpose.",
 		}, q(`max(`+even+`)`, ""), "green", step{1.3, "orange"}, step{2, "red"}),
 		stat(about{
-			title: "How many proxies failed over?", unit: number, moves: true,
+			title: "How many failed over?", unit: number, moves: true,
 			do: "Times in the whole range shown that a proxy was placed anew because its server was gone, failed or refused. Many at once are one server's loss: see what failed over, and why.",
 		}, q(`sum(increase(lictor_placements_total{job=~"$job", reason=~"connect-failed|server-gone|bounced"}[$__range]))`, ""), "blue"),
 		stat(about{
-			title: "Has anything been dropped?", unit: number,
+			title: "Is anything dropped?", unit: number,
 			do: "Connection events that the ring buffer had no room for, in the whole range shown. Counters have them all, `lictor events` has not. Again and again: lictord has too little CPU, or a client connects in a loop.",
 		}, q(`sum(increase(lictor_ring_events_dropped_total{job=~"$job"}[$__range]))`, ""), "green", step{1, "orange"}),
 	}

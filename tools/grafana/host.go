@@ -36,7 +36,7 @@ func hostNow() []Panel {
 			do: "NO: the last known servers stay in force. `lictor status` has the error; runbook LictorConsulContactLost.",
 		}, q(`min(lictor_consul_contact{`+here+`})`, ""), "yes", "NO"),
 		stat(about{
-			title: "How many proxies are there?", unit: number, moves: true,
+			title: "How many proxies?", unit: number, moves: true,
 			do: "Proxies with a VIP on this host. More than pods: some were not deregistered, see `lictor proxies`; lictord reaps those that Consul no longer knows.",
 		}, q(`sum(lictor_proxy_states{`+here+`})`, ""), "blue"),
 		stat(about{

@@ -84,6 +84,9 @@ func stat(a about, one query, color string, limits ...step) Panel {
 	p := a.panel("stat", []query{one})
 	d := &p.FieldConfig.Defaults
 	d.Color = &Color{Mode: "thresholds"}
+	if a.unit == number {
+		d.Decimals = new(int) // an increase is extrapolated, and a count is whole
+	}
 	d.Thresholds = &Thresholds{Mode: "absolute", Steps: []Step{{Color: color}}}
 	for _, l := range limits {
 		d.Thresholds.Steps = append(d.Thresholds.Steps, Step{Color: l.color, Value: &l.from})

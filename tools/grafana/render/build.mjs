@@ -1,5 +1,5 @@
 // Bundles render.jsx and what it needs into dist/, for tools/e2e/observe.
-import { writeFileSync } from 'node:fs';
+import { copyFileSync, cpSync, mkdirSync, writeFileSync } from 'node:fs';
 import { build } from 'esbuild';
 
 const empty = {
@@ -16,4 +16,10 @@ await build({
   loader: { '.woff': 'dataurl', '.woff2': 'dataurl', '.svg': 'dataurl' },
   plugins: [empty], logLevel: 'error', legalComments: 'none',
 });
-writeFileSync('dist/index.html', '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="render.css"><body><div id="root"></div><script src="render.js"></script>\n');
+// Where Grafana's styles look for its font, and its panels for icons.
+cpSync('node_modules/@grafana/ui/dist/public/img', 'dist/public/build/img', { recursive: true });
+mkdirSync('dist/public/fonts/inter', { recursive: true });
+for (const [weight, name] of [[400, 'Regular'], [500, 'Medium']]) {
+  copyFileSync(`node_modules/@fontsource/inter/files/inter-latin-${weight}-normal.woff2`, `dist/public/fonts/inter/Inter-${name}.woff2`);
+}
+writeFileSync('dist/index.html', '<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><link rel="stylesheet" href="render.css"><body><div id="root"></div><script src="render.js"></script>\n');

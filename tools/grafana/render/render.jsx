@@ -2,11 +2,9 @@
 // Prometheus that it is given: window.draw(dashboard, results, range, dark).
 // Grafana's server does the layout, the frames of panels and the queries; here
 // they are done by hand, as little of them as the dashboards need.
-import '@fontsource/inter/400.css';
-import '@fontsource/inter/500.css';
 import {
   applyFieldOverrides, cacheFieldDisplayNames, createTheme, dateTime, FieldConfigOptionsRegistry, FieldType,
-  getDisplayProcessor, getFieldDisplayValues, standardTransformers, standardTransformersRegistry, ThemeContext,
+  getDisplayProcessor, getDisplayValueAlignmentFactors, getFieldDisplayValues, standardTransformers, standardTransformersRegistry, ThemeContext,
   toDataFrame, transformDataFrame,
 } from '@grafana/data';
 import { BarGauge, BigValue, GlobalStyles, PanelChrome, TimeSeries, VizRepeater } from '@grafana/ui';
@@ -88,6 +86,7 @@ function Panel({ panel, data, width, height, range, theme }) {
     case 'bargauge': {
       return <VizRepeater source={data} getValues={reduced} width={width} height={height} renderCounter={0} orientation={panel.options.orientation}
         minVizHeight={panel.options.minVizHeight} minVizWidth={panel.options.minVizWidth} maxVizHeight={60} itemSpacing={10}
+        getAlignmentFactors={(values) => getDisplayValueAlignmentFactors(values.map((v) => v.display))}
         renderValue={(p) => (
           <BarGauge {...p} value={p.value.display} field={p.value.field} display={p.value.view?.getFieldDisplayProcessor(p.value.colIndex)} theme={theme}
             displayMode={panel.options.displayMode} showUnfilled={panel.options.showUnfilled} namePlacement="left" />
