@@ -14,7 +14,6 @@ func TestMain(m *testing.M) {
 		First: []string{
 			"TestChurnLeavesNothing",
 			"TestWithoutRoomProxiesWaitForCapacity",
-			"TestAFleetFailsOverWhenConsulAdmitsIt",
 			"TestStreamsStayWhereTheySettled",
 			"TestStreamsSettleWhenAServerJoins",
 			"TestEnvoysRunOnWithoutLictord",
@@ -22,6 +21,7 @@ func TestMain(m *testing.M) {
 			"TestAServiceMovesToLictorAndBack",
 		},
 		Alone: []string{
+			"TestAFleetFailsOverWhenConsulAdmitsIt",
 			"TestAFullServerSendsItsEnvoysElsewhere",
 			"TestAKilledServerIsLeft",
 			"TestANewServerIsInTheMapAtOnce",

@@ -88,7 +88,7 @@ func TestLictordRefusesBadFlags(t *testing.T) {
 	switches := []string{"maybe", "2", "yes please", latin1}
 	bad := map[string][]string{
 		"config-file":           {"/no/such/file.hcl", long},
-		"consul-addresses":      {"", ",", "a,,b", "exec=", "exec= ", "a,exec=b", "10.0.0.1:8500", "0.0.0.0", "300.1.1.1", "a b", "a\nb", latin1, long},
+		"consul-addresses":      {"", ",", "a,,b", "exec=", "exec= ", "a,exec=b", "10.0.0.1:x", "10.0.0.1:0", "0.0.0.0", "300.1.1.1", "a b", "a\nb", latin1, long},
 		"consul-http-port":      numbers[1:],
 		"consul-grpc-port":      numbers[1:],
 		"consul-dns-port":       ports,

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -34,24 +36,20 @@ func TestPanelsDraw(t *testing.T) {
 	if !*draw {
 		t.Skip("takes minutes and half a gigabyte: go test ./tools/e2e/observe -run TestPanelsDraw -draw")
 	}
-	bundle := renderer(t)
+	dir := renderer(t)
 	all := time.Duration(*minutes * float64(time.Minute))
-	b := browser.ForTest(t)
 	w := newWorld(t, all+4*time.Minute).withConsul(3)
+	files := httptest.NewServer(http.FileServer(http.Dir(dir)))
+	t.Cleanup(files.Close)
+	b := browser.ForTest(t)
 	began := w.happen(all)
 
-	for name, d := range grafana.All() {
-		results, to := w.results(d, began), time.Now()
-		for _, look := range []struct {
-			suffix string
-			dark   bool
-		}{{"light", false}, {"dark", true}} {
-			w.picture(b, bundle, d, results, began, to, fmt.Sprintf("%s-%s.png", name, look.suffix), look.dark)
-		}
-	}
+	w.picture(b, files.URL, grafana.Fleet(), began, "grafana-fleet.png", false)
+	w.picture(b, files.URL, grafana.Host(), began, "grafana-host.png", true)
 }
 
-// renderer bundles tools/grafana/render in .cache/grafana, and returns its page.
+// renderer bundles tools/grafana/render in .cache/grafana, and returns the
+// directory with its page.
 func renderer(t *testing.T) string {
 	t.Helper()
 	root, err := binaries.Root()
@@ -82,7 +80,7 @@ func renderer(t *testing.T) string {
 			t.Fatalf("%v: %v\n%s", c, err, out)
 		}
 	}
-	return "file://" + filepath.Join(dir, "dist", "index.html")
+	return filepath.Join(dir, "dist")
 }
 
 // happen lets three hosts have streams, and servers be lost, refuse and be
@@ -172,10 +170,13 @@ const blank = `[...document.querySelectorAll("[data-panel]")].filter((panel) => 
 	return !(drawn || /\d|yes|NO/.test(words)) || /No data|error/i.test(words);
 }).map((panel) => panel.innerText)`
 
-func (w *world) picture(b *browser.Browser, page string, d grafana.Dashboard, results any, from, to time.Time, name string, dark bool) {
+// picture draws a dashboard, looks for panels that draw nothing, and keeps the
+// picture with -update.
+func (w *world) picture(b *browser.Browser, page string, d grafana.Dashboard, from time.Time, name string, dark bool) {
 	w.Helper()
+	results, to := w.results(d, from), time.Now()
 	last := d.Panels[len(d.Panels)-1].GridPos
-	const width = 1400
+	const width = 1300
 	tab, err := b.Open(w.ctx, browser.View{Width: width, Height: (last.Y+last.H)*34 + 70, Dark: dark})
 	w.must(err)
 	defer func() { w.must(tab.Close(w.ctx)) }()
