@@ -1,6 +1,7 @@
 package observe
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -185,7 +186,11 @@ func (w *world) picture(b *browser.Browser, page string, d grafana.Dashboard, fr
 	text, err := json.Marshal([]any{d, results, from.UnixMilli(), to.UnixMilli(), dark, width})
 	w.must(err)
 	w.must(tab.Eval(w.ctx, "draw(..."+string(text)+")", nil))
-	w.must(tab.Wait(w.ctx, fmt.Sprintf(`document.querySelectorAll("[data-panel]").length === %d`, len(d.Panels))))
+	soon, cancel := context.WithTimeout(w.ctx, 20*time.Second)
+	defer cancel()
+	if err := tab.Wait(soon, fmt.Sprintf(`document.querySelectorAll("[data-panel]").length === %d`, len(d.Panels))); err != nil {
+		w.Fatalf("%s is not drawn: %v; the browser complains: %v", name, err, tab.Complaints())
+	}
 	time.Sleep(time.Second) // fonts, and what measures itself before it draws
 	var empty []string
 	w.must(tab.Eval(w.ctx, blank, &empty))
