@@ -78,6 +78,7 @@ type Catalog struct {
 
 	grpcConns grpcConns     // for questions about proxies
 	paramTurn atomic.Uint64 // of the server that such a question begins with
+	rights    chan struct{} // holds one for each question about rights that is under way
 
 	failed [len(Reasons)]atomic.Uint64 // by their places in Reasons
 	mu     sync.Mutex                  // guards what follows
@@ -184,6 +185,7 @@ func New(cfg Config) (*Catalog, error) {
 		updates:    make(chan []Server, 1),
 		resolveNow: make(chan struct{}, 1),
 		resolved:   make(chan struct{}, 1),
+		rights:     make(chan struct{}, rightsAtOnce),
 		logged:     map[string]bool{},
 	}
 	c.client = c.newClient()

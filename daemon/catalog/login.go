@@ -145,7 +145,7 @@ func withoutSecret(err error, secret string) error {
 		sentence = p.Sentence
 	}
 	var kind error
-	for _, known := range []error{ErrAuthMethod, ErrBearer, ErrBinding, ErrLimited, ErrNoACLs} {
+	for _, known := range []error{ErrAuthMethod, ErrBearer, ErrBinding, ErrLimited, ErrNoACLs, ErrRightsUntold} {
 		if errors.Is(err, known) {
 			kind = known
 		}

@@ -22,9 +22,28 @@ type Node struct {
 // node that is not there has none. It asks the server that is followed. An
 // answer that ACLs have filtered is an error: what is missing in it may be there.
 func (c *Catalog) Services(ctx context.Context, n Node) ([]string, error) {
+	services, hidden, err := c.onNode(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	if hidden {
+		return nil, &Problem{Sentence: fmt.Sprintf("ACLs hide services of node %s: give the token node:read and service:read, or its proxies are never reaped", n.Name)}
+	}
+	ids := make([]string, 0, len(services))
+	for _, s := range services {
+		ids = append(ids, s.ID)
+	}
+	return ids, nil
+}
+
+// nodeService is a service instance as the catalog lists it.
+type nodeService struct{ ID, Kind string }
+
+// onNode lists a node's services, and says whether ACLs hide some.
+func (c *Catalog) onNode(ctx context.Context, n Node) (services []nodeService, hidden bool, err error) {
 	target := c.Status().Server
 	if target == "" {
-		return nil, &Problem{Sentence: "no Consul server answers, so it is not known what the catalog has"}
+		return nil, false, &Problem{Sentence: "no Consul server answers, so it is not known what the catalog has"}
 	}
 	query := url.Values{"stale": {""}}
 	if n.Namespace != "" && n.Namespace != defaultTenancy {
@@ -35,20 +54,13 @@ func (c *Catalog) Services(ctx context.Context, n Node) ([]string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.timing.answer)
 	defer cancel()
-	var answer struct{ Services []struct{ ID string } }
+	var answer struct{ Services []nodeService }
 	header, err := c.get(ctx, target, nodeServicesPath+url.PathEscape(n.Name), query, &answer)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if !knownLeader(header) {
-		return nil, &Problem{Sentence: fmt.Sprintf("the Consul server at %s has lost its leader, so what it knows may be old", target)}
+		return nil, false, lostLeader(target)
 	}
-	if filtered(header) {
-		return nil, &Problem{Sentence: fmt.Sprintf("ACLs hide services of node %s: give the token node:read and service:read, or its proxies are never reaped", n.Name)}
-	}
-	ids := make([]string, 0, len(answer.Services))
-	for _, s := range answer.Services {
-		ids = append(ids, s.ID)
-	}
-	return ids, nil
+	return answer.Services, filtered(header), nil
 }
