@@ -33,16 +33,21 @@ type verdict int
 const (
 	unclear verdict = iota // no server answered, or it limits requests
 	good
+	unsettled // nothing is wrong so far, and there is more to ask, which has no answer yet
 	bad
 )
 
-// check asks a server, or any for the zero address, whether a token does what it
-// is for. It is how a bounce for a token is told from one for want of room.
+// check asks a server, or any for the zero address, whether it knows a token. It
+// is how a bounce for a token is told from one for want of room.
 func (w *worker) check(ctx context.Context, server netip.AddrPort, token string, own *catalog.ProxyTLS, p state.Proxy) (verdict, *trouble) {
-	_, err := w.m.cfg.Consul.BootstrapParams(ctx, catalog.ParamsQuery{
+	_, err := w.params(ctx, server, token, own, p)
+	return judge(err)
+}
+
+func (w *worker) params(ctx context.Context, server netip.AddrPort, token string, own *catalog.ProxyTLS, p state.Proxy) (catalog.Params, error) {
+	return w.m.cfg.Consul.BootstrapParams(ctx, catalog.ParamsQuery{
 		Server: server, Token: token, ProxyID: p.ID, Node: p.Node, Namespace: p.Namespace, Partition: p.Partition, TLS: own,
 	})
-	return judge(err)
 }
 
 // judge finds the state of a proxy in an answer. A proxy that Consul does not
@@ -79,9 +84,9 @@ func judge(err error) (verdict, *trouble) {
 	return bad, &trouble{state: is, sentence: sentenceOf(err)}
 }
 
-// verify asks any server whether the token does what it is for.
+// verify asks any server whether the token in hand does what it is for.
 func (w *worker) verify(ctx context.Context, p state.Proxy, own *catalog.ProxyTLS) time.Duration {
-	what, problem := w.check(ctx, netip.AddrPort{}, w.token, own, p)
+	what, problem := w.examine(ctx, netip.AddrPort{}, p, own)
 	return w.judged(ctx, p, what, problem)
 }
 
@@ -98,7 +103,7 @@ func (w *worker) onBounce(ctx context.Context, server netip.AddrPort) {
 	if !written {
 		return
 	}
-	if what, problem := w.check(ctx, server, w.token, own, p); what == bad {
+	if what, problem := w.examine(ctx, server, p, own); what == bad {
 		w.judged(ctx, p, what, problem)
 	}
 }
@@ -107,9 +112,13 @@ func (w *worker) onBounce(ctx context.Context, server netip.AddrPort) {
 func (w *worker) judged(ctx context.Context, p state.Proxy, what verdict, problem *trouble) time.Duration {
 	switch what {
 	case good:
-		w.checkAt, w.failed, w.login.refused = time.Time{}, 0, 0
+		w.checkAt, w.failed, w.login.refused = w.rights.lookAt, 0, 0
 		w.say(ctx, state.CredentialOK, "")
 		return w.wait(p)
+	case unsettled:
+		w.login.refused = 0
+		w.failed++ // that is how often it was asked
+		w.say(ctx, state.CredentialOK, "")
 	case unclear:
 		w.failed++
 	case bad:

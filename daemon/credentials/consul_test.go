@@ -140,8 +140,15 @@ func (e *envoy) quiet() (changes, connects int) {
 	}
 }
 
-// stream runs until the test's end.
+// stream runs until the test's end; it has its configuration.
 func stream(t *testing.T, s *lone.Server, e *envoy, id, service string, token func() string) {
+	t.Helper()
+	begin(t, s, e, id, service, token)
+	soon(t, "configuration", 10*time.Second, func() bool { return e.changes() >= 2 })
+}
+
+// begin is a stream that may be told nothing.
+func begin(t *testing.T, s *lone.Server, e *envoy, id, service string, token func() string) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -174,7 +181,6 @@ func stream(t *testing.T, s *lone.Server, e *envoy, id, service string, token fu
 			time.Sleep(20 * time.Millisecond)
 		}
 	}()
-	soon(t, "configuration", 10*time.Second, func() bool { return e.changes() >= 2 })
 }
 
 func intention(s *lone.Server, service, action string) {
@@ -307,6 +313,27 @@ func TestTroublesOnConsul(t *testing.T) {
 	if p := r.book.proxy(fourth).CredentialProblem; !strings.Contains(p, "does not exist") {
 		t.Errorf("problem %q", p)
 	}
+	// One that may read everything, as another's service identity may: servers
+	// know it, and xDS will not have it, of which they say nothing to Envoy.
+	accessor, reader := s.NewToken("reader", `service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }`)
+	fifth := s.Register("n", "fifth")
+	r.register(fifth, state.Credential{Type: state.CredentialStatic}, reader, "")
+	soon(t, "no right to write", 5*time.Second, func() bool { return r.book.proxy(fifth).CredentialState == state.CredentialRefused })
+	if p := r.book.proxy(fifth).CredentialProblem; !strings.Contains(p, "no right service:write for fifth") {
+		t.Errorf("problem %q", p)
+	}
+	mute := &envoy{}
+	begin(t, s, mute, fifth, "fifth", func() string { return r.inFile(fifth) })
+	time.Sleep(2 * time.Second)
+	if n := mute.changes(); n != 0 {
+		t.Errorf("xDS sent it %d changes", n)
+	}
+	s.Put("/v1/acl/token/"+accessor, map[string]any{"Policies": []map[string]string{{"Name": "third"}}}, nil)
+	took = soon(t, "the right to write", 15*time.Second, func() bool { return r.book.proxy(fifth).CredentialState == state.CredentialOK })
+	t.Logf("ok %v after the token was given the right", took)
+	took = soon(t, "configuration over the stream that was mute", 30*time.Second, func() bool { return mute.changes() >= 2 })
+	t.Logf("configured %v after that, with %d connections", took, mute.connects())
+
 	r.write(file, good)
 	soon(t, "known token", 10*time.Second, func() bool { return r.book.proxy(fourth).CredentialState == state.CredentialOK })
 }

@@ -100,6 +100,8 @@ type servers struct {
 	refuse  error         // of logins
 	logouts error         // of logouts
 	params  error         // of questions with a valid token
+	rights  error         // of questions about the rights of one
+	wanted  int           // such questions
 	asked   []netip.AddrPort
 }
 
@@ -149,7 +151,17 @@ func (s *servers) BootstrapParams(_ context.Context, ask catalog.ParamsQuery) (c
 	if !s.tokens[ask.Token] {
 		return catalog.Params{}, &catalog.Problem{Sentence: "the token does not exist", Err: fmt.Errorf("%w: ACL not found", catalog.ErrToken)}
 	}
-	return catalog.Params{}, s.params
+	return catalog.Params{Service: "the-service", Namespace: "default", Partition: "default"}, s.params
+}
+
+func (s *servers) Rights(_ context.Context, q catalog.RightsQuery) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wanted++
+	if !s.tokens[q.Token] || q.Service != "the-service" || q.Node != "n" || q.ProxyID == "" {
+		return fmt.Errorf("asked for the rights of %+v", q)
+	}
+	return s.rights
 }
 
 func (s *servers) revoke(secret string) {

@@ -38,6 +38,8 @@ type Consul interface {
 	Login(ctx context.Context, q catalog.LoginQuery) (catalog.Token, error)
 	Logout(ctx context.Context, secretID, datacenter string) error
 	BootstrapParams(ctx context.Context, ask catalog.ParamsQuery) (catalog.Params, error)
+	// Rights says what a token lacks that BootstrapParams does not ask for.
+	Rights(ctx context.Context, q catalog.RightsQuery) error
 }
 
 // Store keeps secrets sealed.
@@ -78,6 +80,7 @@ const (
 	probeEvery   = 30 * time.Second
 	retryFirst   = time.Second
 	retryMost    = time.Minute
+	rightsEvery  = 15 * time.Minute // between looks at the rights of a token that has them
 	loginsPerSec = 20
 )
 

@@ -47,6 +47,7 @@ type worker struct {
 	checked  time.Time // when a bounce was last asked about
 	failed   int       // steps or checks in a row that failed
 	checkAt  time.Time // zero: nothing to check
+	rights   rights    // of the token in hand
 	openAt   time.Time // when streams are to be closed for a new token; zero: not
 }
 
@@ -332,8 +333,8 @@ func (w *worker) say(ctx context.Context, is state.CredentialState, sentence str
 		if ctx.Err() == nil {
 			w.m.log.Warn("state of a credential is not journaled", "proxy", w.id, "state", is, "err", err)
 		}
-		if w.checkAt.IsZero() {
-			w.checkAt = time.Now().Add(backoff(4)) // and said again then
+		if again := time.Now().Add(backoff(4)); w.checkAt.IsZero() || again.Before(w.checkAt) {
+			w.checkAt = again // and said again then
 		}
 		return
 	}
