@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
 	"golang.org/x/sys/unix"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
@@ -62,6 +63,51 @@ func TestServersThatCannotBeVerified(t *testing.T) {
 			w.nothingPasses(l, host)
 		})
 	}
+}
+
+// Tokens that the servers know, and that lack a right which xDS wants: Consul
+// says nothing to such an Envoy, so lictord does.
+func TestTokensThatXDSWillNotHave(t *testing.T) {
+	w := newWorld(t, 90*time.Second, bed.ClusterOptions{Servers: 1, TLS: bed.ServerTLS, ACL: true})
+	s := &secure{world: w}
+	token := func(service string) string {
+		made, err := w.cluster.NewToken(w.ctx, bed.TokenOptions{Services: []string{service}})
+		w.must(err)
+		return made.SecretID
+	}
+
+	web := w.deploy("web")
+	own := token("web")
+	file := w.file(web, "token", token("api"))
+	w.exec(web, bed.ExecOptions{Credential: bed.Credential{TokenFile: file}})
+	w.troubled(w.lictor, web.proxy.ID, "has no right service:write for web")
+	s.state(web, "refused")
+	w.metric(w.lictor, `^lictor_proxy_credentials\{.*state="refused".*\} `, 1)
+	w.eventually(10*time.Second, func() error { // Envoy is there, and waits
+		_, err := web.envoy.Updates(w.ctx)
+		return err
+	})
+	if n, err := web.envoy.Updates(w.ctx); n != 0 || err != nil {
+		t.Errorf("Envoy has taken %d updates of its listeners with the token of another service: %v", n, err)
+	}
+	history, err := w.lictor.CLI(w.ctx, w.host.Node, "history", web.proxy.ID)
+	w.must(err)
+	if n := strings.Count(string(history), "CredentialChanged"); n != 1 {
+		t.Errorf("it is %d times in the history:\n%s", n, history)
+	}
+	w.file(web, "token", own)
+	w.must(web.envoy.WaitUp(w.ctx))
+	s.state(web, "ok")
+
+	gateway := w.gateway(bed.Gateway{Kind: api.ServiceKindAPIGateway}, "gateway-1")
+	w.exec(gateway, bed.ExecOptions{Credential: bed.Credential{Token: token("api-gateway")}})
+	w.troubled(w.lictor, gateway.proxy.ID, "has no right mesh:read")
+	s.state(gateway, "refused")
+
+	mesh := w.gateway(bed.Gateway{Kind: api.ServiceKindMeshGateway}, "gateway-2") // needs none
+	w.start(mesh, bed.ExecOptions{Credential: bed.Credential{Token: token("mesh-gateway")}})
+	s.state(mesh, "ok")
+	w.sameProcess(web)
 }
 
 // troubled waits until a daemon's status and its log have words for what is wrong.
