@@ -29,18 +29,22 @@ func TestPanelsHaveData(t *testing.T) {
 	w.watch(nil)
 	began := time.Now()
 	stop := w.babble(w.registerAll(names("babbler", 2), "host-1"))
-	for range 2 {
+	const failovers = `sum(lictor_placements_total{reason=~"connect-failed|server-gone|bounced"})`
+	for n := range 2 {
+		time.Sleep(4 * interval) // as a line it has a beginning and an end
 		victim := w.victim()
 		w.must(victim.Kill())
 		w.eventually(20*time.Second, func() error {
-			return w.is(fmt.Sprintf(`sum(lictor_server_connections_active{server!=%q}) >= bool 12`, victim.Name), 1)
+			return errors.Join(
+				w.is(fmt.Sprintf(`sum(lictor_server_connections_active{server!=%q}) >= bool 12`, victim.Name), 1),
+				w.is(fmt.Sprintf(`%s > bool %d`, failovers, n), 1))
 		})
 		w.must(victim.Restart(w.ctx))
 		w.must(w.cluster.WaitServers(w.ctx, 3))
 	}
 	rollout()
 	stop()
-	time.Sleep(2 * interval)
+	time.Sleep(4 * interval)
 
 	for name, d := range grafana.All() {
 		for _, v := range d.Templating.List {
