@@ -139,3 +139,18 @@ func TestRightsTakenAway(t *testing.T) {
 		}
 	})
 }
+
+// What a broken disk kept from being journaled is journaled soon after it works,
+// not with the next look at the rights.
+func TestRightsJournaledSoon(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.consul.tokens["static-token-1"] = true
+		r.book.breakDisk(errors.New("disk full"))
+		r.register("web", static(), "static-token-1", "")
+		pass(30 * time.Second)
+		r.wantStates()
+		r.book.breakDisk(nil)
+		pass(30 * time.Second)
+		r.wantStates(state.CredentialOK)
+	})
+}
