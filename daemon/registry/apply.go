@@ -19,7 +19,7 @@ func (r *Registry) fold(e state.Event) {
 		delete(r.byIndex, p.Index)
 		r.left[p.Index] = r.clock()
 	}
-	r.s = state.Fold(r.s, e)
+	r.s, r.shared = state.Fold(r.s, e), nil
 	if p := r.s.Proxies[id]; p != nil {
 		r.loads.Add(p.Ranked)
 		r.byIndex[p.Index] = id

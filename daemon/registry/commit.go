@@ -172,7 +172,7 @@ func (r *Registry) notWritable(err error) {
 // journaled. They are folded already, and may have been overtaken since.
 func (r *Registry) stamp(events []state.Event) {
 	for _, e := range events {
-		r.s = state.Fold(r.s, state.Event{Seq: e.Seq, Time: e.Time})
+		r.s, r.shared = state.Fold(r.s, state.Event{Seq: e.Seq, Time: e.Time}), nil
 	}
 }
 
