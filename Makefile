@@ -178,6 +178,10 @@ soak: root build parts ## H (1) hours of pods, servers and restarts that come an
 	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/soak ./tools/soak
 	@exec .cache/bin/soak --hours=$(H) $(if $(SEED),--seed=$(SEED))
 
+.PHONY: pictures
+pictures: root build parts browser ## draw the dashboards with Grafana's own components, and take their pictures anew (npm gets 475 MB, once)
+	REQUIRE_PRIVILEGED=1 $(GO) test -count=1 -timeout 20m -run '^TestPanelsDraw$$' -v ./tools/e2e/observe -draw -update
+
 .PHONY: churn
 churn: root build parts ## a hundred proxies with logins come, go and crash at random for a minute, and lictord too: nothing may be left
 	REQUIRE_PRIVILEGED=1 CHURN=1m $(GO) test -count=1 -timeout 10m -run '^TestChurnLeavesNothing$$' -v ./tools/e2e
