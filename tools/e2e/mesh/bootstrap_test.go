@@ -59,7 +59,7 @@ func TestBootstrapsThatCannotBeMade(t *testing.T) {
 			w.refused(m.proxy.ID, "", tt.key, tt.entry)
 		})
 	}
-	t.Run("by exec, until it is corrected", func(t *testing.T) { w.in(t).corrected(m) })
+	t.Run("by exec, and then corrected", func(t *testing.T) { w.in(t).corrected(m) })
 	t.Run("no server answers", func(t *testing.T) {
 		w := w.in(t)
 		w.must(w.cluster.Server(0).Kill())
@@ -106,8 +106,8 @@ func (w *world) refused(id string, problem v1.ProblemType, words ...string) {
 	})
 }
 
-// corrected starts an Envoy while the configuration for it is malformed, in
-// service-defaults this time, and then corrects that.
+// corrected starts an Envoy while the configuration for it is malformed, and again
+// when that is corrected.
 func (w *world) corrected(m *member) {
 	set := func(config map[string]any) {
 		w.must(w.cluster.SetRawConfig(w.ctx, map[string]any{
@@ -126,10 +126,15 @@ func (w *world) corrected(m *member) {
 		}
 		return nil
 	})
+	// Nothing is waited for that somebody has to correct: it ends, and is started
+	// again by whoever supervises it.
+	w.eventually(10*time.Second, func() error {
+		if m.envoy.Alive() {
+			return errors.New("lictor exec goes on")
+		}
+		return nil
+	})
 	set(nil)
-	if !m.envoy.Alive() { // it may end and be started again by whoever supervises it
-		w.exec(m, bed.ExecOptions{})
-	}
-	w.must(m.envoy.WaitUp(w.ctx))
+	w.start(m, bed.ExecOptions{})
 	w.must(m.envoy.Kill())
 }
