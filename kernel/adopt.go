@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // formerMap is a map of a layout before this version's.
@@ -58,6 +59,9 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, er
 func (k *Kernel) openMap(spec *ebpf.MapSpec, path string, present bool) (*ebpf.Map, error) {
 	if !present {
 		m, err := ebpf.NewMap(spec)
+		if errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("make map %s: %s: %w", spec.Name, privileges, err)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("make map %s: %w", spec.Name, err)
 		}

@@ -24,7 +24,10 @@ type Feature struct {
 	Why      string // what it is for, or what is lost without it
 	How      string // to get it
 	Err      string // of the probe, when Have is false
+	err      error
 }
+
+const privileges = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
 
 // Probe finds out what this kernel and host have, by trying, in the order in
 // which to read it. It changes nothing, and takes some milliseconds.
@@ -32,46 +35,46 @@ func Probe() []Feature {
 	const newer = "run a newer kernel"
 	found := []Feature{
 		{Name: "capabilities", Required: true, Why: "to load and attach programs",
-			How: "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON", Err: text(haveCaps())},
+			How: privileges, err: haveCaps()},
 		{Name: "cgroup v2", Required: true, Why: "the hook is attached to a cgroup",
-			How: "mount -t cgroup2 none /sys/fs/cgroup, or /sys/fs/cgroup/unified beside version 1", Err: text(haveCgroup())},
+			How: "mount -t cgroup2 none /sys/fs/cgroup, or /sys/fs/cgroup/unified beside version 1", err: haveCgroup()},
 		{Name: "host cgroup root", Why: "a hook for the whole host; in a container's cgroup namespace it would cover the container alone",
-			How: "run in the host's cgroup namespace (docker run --cgroupns=host)", Err: text(haveHostRoot())},
+			How: "run in the host's cgroup namespace (docker run --cgroupns=host)", err: haveHostRoot()},
 		{Name: "kernel type information", Required: true, Why: "one object runs on every kernel",
-			How: "run a kernel with CONFIG_DEBUG_INFO_BTF, as the distributions' are", Err: text(haveBTF())},
+			How: "run a kernel with CONFIG_DEBUG_INFO_BTF, as the distributions' are", err: haveBTF()},
 		{Name: "bpffs", Required: true, Why: "pins keep the hook when the daemon is gone",
-			How: "a kernel with CONFIG_BPF_SYSCALL; lictord mounts it when it is not mounted", Err: text(haveBPFFS())},
+			How: "a kernel with CONFIG_BPF_SYSCALL; lictord mounts it when it is not mounted", err: haveBPFFS()},
 		{Name: "connect hooks", Required: true, Why: "the redirect itself",
-			How: "a kernel with CONFIG_CGROUP_BPF", Err: text(features.HaveProgramType(ebpf.CGroupSockAddr))},
+			How: "a kernel with CONFIG_CGROUP_BPF", err: features.HaveProgramType(ebpf.CGroupSockAddr)},
 		{Name: "TCP state hooks", Required: true, Why: "counts, failover",
-			How: "a kernel with CONFIG_CGROUP_BPF", Err: text(features.HaveProgramType(ebpf.SockOps))},
-		{Name: "event ring", Required: true, Why: "connection events", How: newer + " (5.8)", Err: text(features.HaveMapType(ebpf.RingBuf))},
+			How: "a kernel with CONFIG_CGROUP_BPF", err: features.HaveProgramType(ebpf.SockOps)},
+		{Name: "event ring", Required: true, Why: "connection events", How: newer + " (5.8)", err: features.HaveMapType(ebpf.RingBuf)},
 		{Name: "socket storage", Required: true, Why: "to know a redirected socket again",
-			How: newer + " (5.2)", Err: text(features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSkStorageGet))},
+			How: newer + " (5.2)", err: features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
 		{Name: "namespace cookie in hooks", Required: true, Why: "a VIP is its owner's alone",
-			How: newer + " (5.7)", Err: text(features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie))},
+			How: newer + " (5.7)", err: features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
 		{Name: "namespace cookie of sockets", Why: "the owner of a caller; without it owners must be named",
-			How: newer + " (5.14)", Err: text(haveSocketCookie())},
+			How: newer + " (5.14)", err: haveSocketCookie()},
 		{Name: "errors of connect hooks", Why: "ECONNREFUSED when there is no server; without it EPERM",
-			How: newer + " (6.1)", Err: text(haveRetval())},
+			How: newer + " (6.1)", err: haveRetval()},
 		{Name: "batched map access", Why: "to write thousands of entries at once; without it one by one",
-			How: newer + " (5.6)", Err: text(haveBatch())},
+			How: newer + " (5.6)", err: haveBatch()},
 		{Name: "socket destruction", Why: "a drain closes connections, a few a second; without it they end by themselves",
-			How: "a kernel with CONFIG_INET_DIAG_DESTROY", Err: text(haveDestroy())},
+			How: "a kernel with CONFIG_INET_DIAG_DESTROY", err: haveDestroy()},
 		{Name: "multicast TCP refused", Why: "a pool of multicast addresses leads nowhere without the hook",
-			How: "report this kernel, please", Err: text(refusesMulticast())},
+			How: "report this kernel, please", err: refusesMulticast()},
 	}
 	for i := range found {
-		found[i].Have = found[i].Err == ""
+		f := &found[i]
+		if f.Have = f.err == nil; f.Have {
+			continue
+		}
+		f.Err = f.err.Error()
+		if found[0].err != nil && errors.Is(f.err, unix.EPERM) {
+			f.How = privileges // what the kernel has, only they can find out
+		}
 	}
 	return found
-}
-
-func text(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }
 
 // haveCaps asks for the effective capabilities of this process. CAP_SYS_ADMIN

@@ -178,7 +178,7 @@ func explainLoad(err error) error {
 	case errors.As(err, &verifier):
 		return fmt.Errorf("load the programs: this kernel's verifier refuses them, which is a bug; please report this: %+v", verifier) //nolint:errorlint // its whole log
 	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("load the programs: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON: %w", err)
+		return fmt.Errorf("load the programs: %s: %w", privileges, err)
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("load the programs: this kernel lacks something, lictor doctor says what: %w", err)
 	}

@@ -5,8 +5,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/kernel/cgroup"
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
@@ -98,4 +101,28 @@ func TestSockets(t *testing.T) {
 	}
 	conn.Close()
 	eventually(t, "the socket to be gone", func() bool { return len(must(r.k.Sockets())) == 0 })
+}
+
+// TestProbeWithoutRights: what a caller may not find out is not said to be
+// missing in the kernel.
+func TestProbeWithoutRights(t *testing.T) {
+	testenv.Privileged(t)
+	found := make(chan []Feature)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with the goroutine: its rights are its own
+		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &make([]unix.CapUserData, 2)[0]); err != nil {
+			t.Error(err)
+		}
+		found <- Probe()
+	}()
+	var batched bool
+	for _, f := range <-found {
+		if strings.Contains(f.Err, unix.EPERM.Error()) && f.How != privileges {
+			t.Errorf("not permitted, and advised to: %+v", f)
+		}
+		batched = batched || f.Name == "batched map access" && !f.Have
+	}
+	if !batched {
+		t.Error("a map was made without a right to")
+	}
 }
