@@ -226,7 +226,7 @@ func findEnvoy(given string) (string, error) {
 		if cause := errors.Unwrap(err); cause != nil {
 			err = cause
 		}
-		return "", fmt.Errorf("use %s as Envoy: %w", given, err)
+		return "", fmt.Errorf("use %s as Envoy: %w; give --envoy the path of its program", given, err)
 	}
 	return filepath.Abs(path)
 }
