@@ -36,6 +36,8 @@ func openHint(err error) error {
 		return fmt.Errorf("%w; mount it writable, or give --state-dir another directory", err)
 	case errors.Is(err, syscall.ENOSPC):
 		return fmt.Errorf("%w; make room, or give --state-dir another directory", err)
+	case errors.Is(err, syscall.EACCES):
+		return fmt.Errorf("%w; run lictord as root", err)
 	}
 	return err
 }
