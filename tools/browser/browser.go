@@ -196,13 +196,17 @@ func (b *Browser) call(ctx context.Context, session, method string, params, resu
 	b.mu.Lock()
 	b.last++
 	id := b.last
+	b.pending[id] = waits
+	b.mu.Unlock()
 	text, err := json.Marshal(message{ID: id, Session: session, Method: method, Params: params})
 	if err == nil {
-		b.pending[id] = waits
+		// Not under the lock: while the pipe is full, what comes back must be read.
 		_, err = b.to.Write(append(text, 0))
 	}
-	b.mu.Unlock()
 	if err != nil {
+		b.mu.Lock()
+		delete(b.pending, id)
+		b.mu.Unlock()
 		return fmt.Errorf("%s: %w", method, err)
 	}
 	select {
