@@ -150,7 +150,7 @@ func (m *Manager) ended(ctx context.Context, id string, last uint64) (still map[
 }
 
 // mark puts a key where the drains are, so that a query that waits for them is
-// not woken by what is beside them. It is an error only if they may not be read.
+// not woken by what is beside them. That it may not be written is no error.
 func (m *Manager) mark(ctx context.Context) error {
 	_, found, err := m.cfg.Consul.KVGet(ctx, DrainPrefix)
 	if err != nil || found {

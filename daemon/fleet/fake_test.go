@@ -26,7 +26,6 @@ type host struct {
 	s       state.State
 	sick    error // of its journal
 	reports v1.FleetHost
-	done    []string // drains and undrains, as they were asked for
 }
 
 func newHost(servers ...string) *host {
@@ -68,7 +67,6 @@ func (h *host) Drain(_ context.Context, id, by string, drained bool) error {
 		body = state.ServerDrained{ID: id, By: by}
 	}
 	h.s = state.Fold(h.s, state.Event{Body: body})
-	h.done = append(h.done, fmt.Sprintf("%s %v %s", id, drained, by))
 	return nil
 }
 
