@@ -7,7 +7,9 @@
 //
 //   - names: of the host's node, of servers, and of proxies with their Consul
 //     node, namespace and partition;
-//   - addresses: of servers, and VIPs, which mean nothing outside the host;
+//   - addresses: of servers, and VIPs with their pools, which mean nothing
+//     outside the host;
+//   - lictord's version, and since when it runs;
 //   - counts, times, states and reasons, each one of a fixed set of words.
 //
 // Nobody sees through it: process ids, users, paths of files, namespaces and

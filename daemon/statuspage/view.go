@@ -122,7 +122,7 @@ func problems(st v1.Status) []string {
 	if n := troubled(st); n > 0 {
 		told = append(told, fmt.Sprintf("%s in trouble with credentials or TLS; the table of proxies says how.", are(n, "proxy is", "proxies are")))
 	}
-	if len(st.Problems) > len(told) && !(len(st.Problems) == 1 && len(told) == 1) {
+	if len(st.Problems) > len(told) {
 		told = append(told, fmt.Sprintf("`lictor status`, run on this host, tells %s.", are(len(st.Problems), "problem", "problems")))
 	}
 	return told

@@ -1,4 +1,5 @@
-// Numbers and times in words, in the reader's own language and zone.
+// Numbers and times in words: numbers as the page's own language has them, times
+// in the reader's form and zone.
 
 const numbers = new Intl.NumberFormat("en");
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit", second: "2-digit", hour12: false });
