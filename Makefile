@@ -179,8 +179,9 @@ soak: root build parts ## H (1) hours of pods, servers and restarts that come an
 	@exec .cache/bin/soak --hours=$(H) $(if $(SEED),--seed=$(SEED))
 
 .PHONY: pictures
-pictures: root build parts browser ## draw the dashboards with Grafana's own components, and take their pictures anew (npm gets 475 MB, once)
+pictures: root build parts browser ## draw the dashboards with Grafana's own components, and take their pictures and the status page's anew: 20 minutes (npm gets 475 MB, once)
 	REQUIRE_PRIVILEGED=1 $(GO) test -count=1 -timeout 20m -run '^TestPanelsDraw$$' -v ./tools/e2e/observe -draw -update
+	REQUIRE_PRIVILEGED=1 $(GO) test -tags pictures -count=1 -timeout 20m -run '^TestPictures$$' -v ./tools/e2e/page -update
 
 .PHONY: churn
 churn: root build parts ## a hundred proxies with logins come, go and crash at random for a minute, and lictord too: nothing may be left

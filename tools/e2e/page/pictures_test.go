@@ -1,3 +1,5 @@
+//go:build pictures
+
 package page
 
 import (
@@ -19,12 +21,10 @@ var (
 // maxPicture is the size of a picture, so that the repository stays small.
 const maxPicture = 150 << 10
 
-// TestPictures takes the pictures of the README, with -update. What they show
-// has happened: a server was killed and came back, another was drained.
+// TestPictures takes the pictures of the README, and keeps them with -update. What
+// they show has happened: a server was killed and came back, another was drained.
+// It takes minutes, so it is behind a build tag: make pictures.
 func TestPictures(t *testing.T) {
-	if !*update {
-		t.Skip("takes minutes, and is for the README: go test ./tools/e2e/page -run TestPictures -update")
-	}
 	all := time.Duration(*minutes * float64(time.Minute))
 	w := newWorld(t, all+3*time.Minute)
 	client := w.lictor.Client()
@@ -45,10 +45,12 @@ func TestPictures(t *testing.T) {
 	w.must(client.Undrain(w.ctx, drained.Name))
 	time.Sleep(part)
 
-	root, err := binaries.Root()
-	w.must(err)
-	dir := filepath.Join(root, "tools", "docs", "pictures")
-	w.must(os.MkdirAll(dir, 0o755))
+	dir := t.TempDir()
+	if *update {
+		root, err := binaries.Root()
+		w.must(err)
+		dir = filepath.Join(root, "tools", "docs", "pictures")
+	}
 	for _, picture := range []struct {
 		name string
 		view browser.View
