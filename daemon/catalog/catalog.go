@@ -9,7 +9,6 @@ package catalog
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -267,10 +266,7 @@ func (c *Catalog) fail(err error) {
 // for as long as it lasts.
 func (c *Catalog) problem(server string, err error) {
 	c.fail(err)
-	sentence := err.Error()
-	if e := (*Problem)(nil); errors.As(err, &e) {
-		sentence = e.Sentence
-	}
+	sentence := sentenceOf(err)
 	c.mu.Lock()
 	if c.status.Problem == "" {
 		c.status.Since = c.cfg.Now()

@@ -34,6 +34,14 @@ func (p *Problem) Error() string {
 // Unwrap is the cause.
 func (p *Problem) Unwrap() error { return p.Err }
 
+// sentenceOf is an error's sentence for people.
+func sentenceOf(err error) string {
+	if p := (*Problem)(nil); errors.As(err, &p) {
+		return p.Sentence
+	}
+	return err.Error()
+}
+
 // explain finds the sentence for a query that got no answer.
 func explain(target string, err error) error {
 	var already *Problem
@@ -97,16 +105,16 @@ func timedOut(err error) bool {
 		status.Code(err) == codes.DeadlineExceeded
 }
 
-// explainStatus finds the sentence for an answer that is a refusal. said is the
-// beginning of its body, token what was sent.
-func explainStatus(target string, code int, said, token string) error {
+// explainStatus finds the sentence for an answer that is a refusal. token is what
+// was sent.
+func explainStatus(target string, refused statusError, token string) error {
 	var what string
-	switch {
-	case statusError{code, said}.wantsTLS():
+	switch code, said := refused.status, refused.said; {
+	case refused.wantsTLS():
 		what = "wants TLS on this port: do not set --tls-disabled, or give the plain port with --consul-http-port"
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		what = refusesToken(token)
-	case code == http.StatusTooManyRequests, strings.Contains(said, "rate limit"):
+	case refused.limits():
 		what = "limits requests for now"
 	case strings.Contains(said, "No cluster leader"):
 		what = "has no leader"
@@ -115,7 +123,7 @@ func explainStatus(target string, code int, said, token string) error {
 	}
 	return &Problem{
 		Sentence: fmt.Sprintf("the Consul server at %s %s", target, what),
-		Err:      statusError{code, said},
+		Err:      refused,
 	}
 }
 
@@ -136,6 +144,11 @@ type statusError struct {
 // answers that.
 func (e statusError) wantsTLS() bool {
 	return strings.Contains(e.said, "HTTP request to an HTTPS server")
+}
+
+// limits says that it is for want of capacity.
+func (e statusError) limits() bool {
+	return e.status == http.StatusTooManyRequests || strings.Contains(e.said, "rate limit")
 }
 
 func (e statusError) Error() string { return fmt.Sprintf("status %d: %.200s", e.status, e.said) }

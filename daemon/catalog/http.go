@@ -1,9 +1,11 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -79,40 +81,90 @@ func (c *Catalog) handshakeWith(ctx context.Context, addr string, config *tls.Co
 	return conn, nil
 }
 
-// get asks one server for an escaped path and decodes its JSON answer. Every
-// error of it is a *Problem, whose sentence names the server.
-func (c *Catalog) get(ctx context.Context, target, path string, query url.Values, into any) (http.Header, error) {
-	scheme := "https"
-	if c.cfg.TLS.Disabled {
-		scheme = "http"
-	}
-	where := scheme + "://" + target + path + "?" + query.Encode()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, where, nil)
-	if err != nil {
-		return nil, &Problem{Sentence: fmt.Sprintf("%s is no address of a Consul server", target), Err: err}
-	}
-	token, err := c.token()
+// question is a call of the HTTP API.
+type question struct {
+	method, path string // path is escaped
+	query        url.Values
+	token        string // that it is asked with, "" for none
+	body         any    // bytes, or what becomes JSON; nil for none
+	into         any    // what the JSON of the answer is for; nil: it is passed over
+}
+
+// errUnreadable is within the *Problem of an answer that is not what was asked
+// for.
+var errUnreadable = errors.New("read its answer")
+
+// do puts a question to one server. A refusal is a statusError, for which the
+// caller has the sentence; every other error is a *Problem that names the server.
+// The header is nil when there was no answer.
+func (c *Catalog) do(ctx context.Context, target string, q question) (http.Header, error) {
+	req, err := c.request(ctx, target, q)
 	if err != nil {
 		return nil, err
-	}
-	if token != "" {
-		req.Header.Set("X-Consul-Token", token)
 	}
 	resp, err := c.client.Do(req)
 	if err != nil {
 		return nil, explain(target, err)
 	}
 	defer resp.Body.Close()
-	body := io.LimitReader(resp.Body, maxBody)
 	if resp.StatusCode != http.StatusOK {
-		said, _ := io.ReadAll(io.LimitReader(body, 512)) // only to be quoted
-		return nil, explainStatus(target, resp.StatusCode, strings.TrimSpace(string(said)), token)
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // only to be looked at, and quoted
+		return resp.Header, statusError{resp.StatusCode, strings.TrimSpace(string(said))}
 	}
-	if err := json.NewDecoder(body).Decode(into); err != nil {
-		return nil, explain(target, fmt.Errorf("read answer of %s: %w", path, err))
+	body := io.LimitReader(resp.Body, maxBody)
+	if q.into != nil {
+		if err := json.NewDecoder(body).Decode(q.into); err != nil {
+			return resp.Header, explain(target, fmt.Errorf("%w to %s: %w", errUnreadable, q.path, err))
+		}
 	}
 	_, _ = io.Copy(io.Discard, body) // so that the connection is used again
 	return resp.Header, nil
+}
+
+func (c *Catalog) request(ctx context.Context, target string, q question) (*http.Request, error) {
+	content, plain := q.body.([]byte)
+	if q.body != nil && !plain {
+		var err error
+		if content, err = json.Marshal(q.body); err != nil {
+			return nil, &Problem{Sentence: "a question to Consul cannot be written as JSON", Err: err}
+		}
+	}
+	where := c.scheme() + "://" + target + q.path
+	if len(q.query) > 0 {
+		where += "?" + q.query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, q.method, where, bytes.NewReader(content))
+	if err != nil {
+		return nil, &Problem{Sentence: fmt.Sprintf("%s is no address of a Consul server", target), Err: err}
+	}
+	if q.body != nil && !plain {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if q.token != "" {
+		req.Header.Set("X-Consul-Token", q.token)
+	}
+	return req, nil
+}
+
+func (c *Catalog) scheme() string {
+	if c.cfg.TLS.Disabled {
+		return "http"
+	}
+	return "https"
+}
+
+// get reads from one server, with the daemon's own token. Every error of it is a
+// *Problem, whose sentence names the server.
+func (c *Catalog) get(ctx context.Context, target, path string, query url.Values, into any) (http.Header, error) {
+	token, err := c.token()
+	if err != nil {
+		return nil, err
+	}
+	header, err := c.do(ctx, target, question{method: http.MethodGet, path: path, query: query, token: token, into: into})
+	if refused := (statusError{}); errors.As(err, &refused) {
+		return nil, explainStatus(target, refused, token)
+	}
+	return header, err
 }
 
 // token reads the token file anew.

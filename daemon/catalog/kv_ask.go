@@ -1,12 +1,9 @@
 package catalog
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -37,63 +34,19 @@ func (c *Catalog) ask(ctx context.Context, limit time.Duration, method, path str
 		ctx, left = c.whileFollowed(ctx, a.target)
 		defer left()
 	}
-	req, token, err := c.request(ctx, a.target, method, path, query, body)
+	token, err := c.token()
 	if err != nil {
 		return a, err
 	}
-	resp, err := c.client.Do(req)
-	if err != nil {
-		if cause := context.Cause(ctx); errors.Is(cause, ErrNoServer) {
-			err = cause
-		}
-		return a, explain(a.target, err)
+	a.header, err = c.do(ctx, a.target, question{method: method, path: path, query: query, token: token, body: body, into: into})
+	if refused := (statusError{}); errors.As(err, &refused) {
+		a.notFound = refused.status == http.StatusNotFound
+		return a, explainCall(a.target, refused, token)
 	}
-	defer resp.Body.Close()
-	a.header, a.notFound = resp.Header, resp.StatusCode == http.StatusNotFound
-	if resp.StatusCode != http.StatusOK {
-		said, _ := io.ReadAll(io.LimitReader(resp.Body, 512)) // only to be quoted
-		return a, explainCall(a.target, resp.StatusCode, strings.TrimSpace(string(said)), token)
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrNoServer) {
+		return a, cause
 	}
-	answer := io.LimitReader(resp.Body, maxBody)
-	if into != nil {
-		if err := json.NewDecoder(answer).Decode(into); err != nil {
-			return a, explain(a.target, fmt.Errorf("read answer of %s: %w", path, err))
-		}
-	}
-	_, _ = io.Copy(io.Discard, answer) // so that the connection is used again
-	return a, nil
-}
-
-func (c *Catalog) request(ctx context.Context, target, method, path string, query url.Values, body any) (_ *http.Request, token string, err error) {
-	var content []byte
-	switch body := body.(type) {
-	case nil:
-	case []byte:
-		content = body
-	default:
-		if content, err = json.Marshal(body); err != nil {
-			return nil, "", &Problem{Sentence: "a question to Consul cannot be written as JSON", Err: err}
-		}
-	}
-	where := c.scheme() + "://" + target + path + "?" + query.Encode()
-	req, err := http.NewRequestWithContext(ctx, method, where, bytes.NewReader(content))
-	if err != nil {
-		return nil, "", &Problem{Sentence: fmt.Sprintf("%s is no address of a Consul server", target), Err: err}
-	}
-	if token, err = c.token(); err != nil {
-		return nil, "", err
-	}
-	if token != "" {
-		req.Header.Set("X-Consul-Token", token)
-	}
-	return req, token, nil
-}
-
-func (c *Catalog) scheme() string {
-	if c.cfg.TLS.Disabled {
-		return "http"
-	}
-	return "https"
+	return a, err
 }
 
 // whileFollowed is ctx until another server is followed, or none.
@@ -114,30 +67,20 @@ func (c *Catalog) whileFollowed(ctx context.Context, target string) (context.Con
 
 // explainCall finds the sentence for an answer that is a refusal. What a token
 // lacks Consul says itself.
-func explainCall(target string, code int, said, token string) error {
-	if _, lacks, ok := strings.Cut(said, " lacks permission "); ok && code == http.StatusForbidden {
-		lacks, _, _ = strings.Cut(lacks, ". The anonymous token") // what follows explains that to nobody
-		return &Problem{
-			Sentence: fmt.Sprintf("the token of --consul-token-file lacks %s", strings.ReplaceAll(lacks, "'", "")),
-			Err:      errors.Join(ErrDenied, statusError{code, said}),
-		}
-	}
-	err := explainStatus(target, code, said, token)
+func explainCall(target string, refused statusError, token string) error {
+	err := explainStatus(target, refused, token)
 	switch {
-	case code == http.StatusForbidden:
-		err = &Problem{Sentence: sentenceOf(err), Err: errors.Join(ErrDenied, statusError{code, said})}
-	case strings.Contains(said, "invalid session"):
-		err = &Problem{Sentence: "the session of this host in Consul has ended", Err: errors.Join(ErrSession, statusError{code, said})}
+	case refused.status == http.StatusForbidden:
+		sentence := sentenceOf(err)
+		if _, lacks, ok := strings.Cut(refused.said, " lacks permission "); ok {
+			lacks, _, _ = strings.Cut(lacks, ". The anonymous token") // what follows explains that to nobody
+			sentence = fmt.Sprintf("the token of --consul-token-file lacks %s", strings.ReplaceAll(lacks, "'", ""))
+		}
+		return &Problem{Sentence: sentence, Err: errors.Join(ErrDenied, refused)}
+	case strings.Contains(refused.said, "invalid session"):
+		return &Problem{Sentence: "the session of this host in Consul has ended", Err: errors.Join(ErrSession, refused)}
 	}
 	return err
-}
-
-// sentenceOf is an error's sentence for people.
-func sentenceOf(err error) string {
-	if p := (*Problem)(nil); errors.As(err, &p) {
-		return p.Sentence
-	}
-	return err.Error()
 }
 
 // lostLeader says that a server's answer may be old.

@@ -99,11 +99,10 @@ func (c *Catalog) overGRPC() bool { return c.cfg.GRPCOnly || c.cfg.WatchDisabled
 // onSomeServer calls a function with one server after the other until one
 // answers.
 func (c *Catalog) onSomeServer(ctx context.Context, ask func(ctx context.Context, target string) error) error {
-	order := c.serversToAsk()
-	if len(order) == 0 {
-		return &Problem{Sentence: "no Consul server is known: check --consul-addresses and this host's DNS"}
+	order, err := c.serversToAsk()
+	if err != nil {
+		return err
 	}
-	var err error
 	for _, target := range order[:min(len(order), loginTries)] {
 		asked, cancel := context.WithTimeout(ctx, loginAnswer)
 		err = ask(asked, target)
@@ -122,8 +121,9 @@ func final(err error) bool {
 }
 
 // serversToAsk is every server, the one that is followed first, the others in
-// any order, so that hosts do not all ask the same.
-func (c *Catalog) serversToAsk() []string {
+// any order, so that hosts do not all ask the same. It is an error when none is
+// known.
+func (c *Catalog) serversToAsk() ([]string, error) {
 	c.targets.mu.Lock()
 	all := c.targets.all()
 	c.targets.mu.Unlock()
@@ -132,7 +132,10 @@ func (c *Catalog) serversToAsk() []string {
 		all = slices.DeleteFunc(all, func(a string) bool { return a == followed })
 		all = slices.Insert(all, 0, followed)
 	}
-	return all
+	if len(all) == 0 {
+		return nil, &Problem{Sentence: "no Consul server is known: check --consul-addresses and this host's DNS"}
+	}
+	return all, nil
 }
 
 // withoutSecret makes sure that what Consul said does not quote a secret.

@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -88,9 +87,9 @@ type right struct {
 
 // askRights puts the question to one server, with the proxy's token.
 func (c *Catalog) askRights(ctx context.Context, q RightsQuery) (write, mesh bool, err error) {
-	order := c.serversToAsk()
-	if len(order) == 0 {
-		return false, false, &Problem{Sentence: "no Consul server is known: check --consul-addresses and this host's DNS"}
+	order, err := c.serversToAsk()
+	if err != nil {
+		return false, false, err
 	}
 	namespace, partition := q.Namespace, q.Partition
 	if namespace == defaultTenancy {
@@ -103,12 +102,8 @@ func (c *Catalog) askRights(ctx context.Context, q RightsQuery) (write, mesh boo
 		{Resource: "service", Segment: q.Service, Access: "write", Namespace: namespace, Partition: partition},
 		{Resource: "mesh", Access: "read", Partition: partition},
 	}
-	body, err := json.Marshal(wanted)
-	if err != nil {
-		return false, false, &Problem{Sentence: "a question to Consul cannot be written as JSON", Err: err}
-	}
 	var told []right
-	said, err := c.postACL(ctx, order[0], rightsPath, nil, q.Token, body, &told)
+	said, err := c.postACL(ctx, order[0], question{path: rightsPath, token: q.Token, body: wanted, into: &told})
 	if err != nil {
 		return false, false, withoutSecret(untold(order[0], said, err), q.Token)
 	}
