@@ -53,7 +53,9 @@ func (j *Journal) Append(bodies ...state.Body) ([]state.Event, error) {
 	if err != nil {
 		return nil, fmt.Errorf("append: %w", err)
 	}
+	var wrote *bbolt.Tx
 	err = j.update(func(tx *bbolt.Tx) error {
+		wrote = tx
 		b := tx.Bucket([]byte(bucketEvents))
 		b.FillPercent = 1 // keys only ever grow: a page that is split is never written again
 		for _, r := range records {
@@ -63,28 +65,11 @@ func (j *Journal) Append(bodies ...state.Body) ([]state.Event, error) {
 		}
 		return nil
 	})
+	j.noteRoom(wrote, err)
 	if err != nil {
 		return nil, fmt.Errorf("append: %w", err)
 	}
 	return j.publish(records, bodies, heads), nil
-}
-
-// Probe writes nothing new, by the same steps as Append: it says whether an
-// Append could succeed now. Its errors are those of Append.
-func (j *Journal) Probe() error {
-	j.write.Lock()
-	defer j.write.Unlock()
-	j.mu.Lock()
-	meta := j.meta
-	j.mu.Unlock()
-	value, err := meta.encode()
-	if err == nil {
-		err = j.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketMeta)).Put(metaKey, value) })
-	}
-	if err != nil {
-		return fmt.Errorf("probe: %w", err)
-	}
-	return nil
 }
 
 // stamp numbers the records and links each to the event of its proxy before it.

@@ -29,7 +29,7 @@ var (
 	// Recover writes is taken over by the machine that opens it first.
 	ErrForeign = errors.New("written on another machine")
 
-	// ErrFull is returned by Append and Snapshot when the disk or a quota is
+	// ErrFull is returned by Append, Snapshot and Probe when the disk or a quota is
 	// full. Nothing was written; the call can be repeated when there is room.
 	ErrFull = errors.New("no space left for the journal")
 

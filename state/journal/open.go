@@ -72,6 +72,7 @@ type Journal struct {
 
 	write    sync.Mutex // held while a transaction writes
 	poisoned bool       // under write: a panic left bbolt's locks held, so that it cannot be closed
+	lacked   int64      // under write: bytes of the largest Append that found no room since one succeeded
 
 	mu        sync.Mutex // guards what follows; never held during I/O
 	meta      Meta

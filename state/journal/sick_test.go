@@ -109,6 +109,58 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestProbeOfAFullDisk: a disk that has room for a small write and not for what
+// it refused is still full; room that a probe found is there for the next append,
+// whoever else fills the disk.
+func TestProbeOfAFullDisk(t *testing.T) {
+	testenv.Privileged(t)
+	dir := t.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	j, _ := mustOpen(t, dir, journal.Options{})
+	ballast := filepath.Join(dir, "ballast")
+	many := make([]state.Body, 100)
+	for n := range many {
+		many[n] = registered(uint32(n + 1))
+	}
+	fillDisk(t, ballast)
+	if _, err := j.Append(many...); !errors.Is(err, journal.ErrFull) {
+		t.Fatalf("append on a full disk: %v", err)
+	}
+	for range 3 {
+		if err := j.Probe(); !errors.Is(err, journal.ErrFull) || !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("probe of a full disk: %v", err)
+		}
+	}
+	if err := os.Remove(ballast); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Probe(); err != nil {
+		t.Fatalf("probe of a disk with room: %v", err)
+	}
+	fillDisk(t, ballast)
+	mustAppend(t, j, many...)
+	if err := j.Probe(); err != nil {
+		t.Errorf("probe after what was refused is written: %v", err)
+	}
+}
+
+// fillDisk takes all the room that a file system has left but a page, in a file.
+func fillDisk(t *testing.T, path string) {
+	t.Helper()
+	var stat unix.Statfs_t
+	if err := unix.Statfs(filepath.Dir(path), &stat); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(t, path, make([]byte, (int64(stat.Bfree)-1)*stat.Bsize))
+}
+
 // TestSyncError puts a device that cannot be synced in the place of the file,
 // behind bbolt's back.
 func TestSyncError(t *testing.T) {
