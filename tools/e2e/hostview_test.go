@@ -16,10 +16,9 @@ import (
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 )
 
-// atOnce is how long an answer of the host's own kernel may take on a machine
-// that is busy with other tests: it sends no packet and waits for nobody. What
-// does is answered, or tried again, after a second.
-const atOnce = 500 * time.Millisecond
+// atOnce is how long an answer of the host's own kernel may take on a busy
+// machine: it sends no packet and waits for nobody.
+const atOnce = 100 * time.Millisecond
 
 // connects connects once from a program on the node and complains about another
 // outcome than the wanted one: 0, or an errno that must come at once.
