@@ -135,7 +135,7 @@ func TestADrainKeepsItsPace(t *testing.T) {
 
 	began := time.Now()
 	w.cli("drain", victim.Name, "--no-wait")
-	if took := time.Since(began); took > 2*time.Second { // five a second go
+	if took := time.Since(began); took > time.Second {
 		t.Errorf("--no-wait waited for %v", took)
 	}
 	w.eventually(5*time.Second, func() error {
@@ -184,9 +184,8 @@ func TestADrainWithoutRoomKeepsStreams(t *testing.T) {
 		return expect("what keeps connections", w.countsOf(victim.Name).Kept, "the other servers have no room")
 	})
 	time.Sleep(5 * time.Second)
-	// Two fit, and two are on their way when the first is refused; more where the
-	// machine is so busy that the refusal is late.
-	if n := w.countsOf(victim.Name).Active; n < 4 || n > 8 {
+	// Two fit, and two are on their way at most when the first is refused.
+	if n := w.countsOf(victim.Name).Active; n < 6 || n > 8 {
 		t.Errorf("%d of 10 streams are left on %s, want 6 to 8", n, victim.Name)
 	}
 	if n := w.logged("connections kept for now"); n != 1 {

