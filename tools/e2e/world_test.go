@@ -12,8 +12,8 @@ import (
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/e2e/stage"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
-	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // world is a mesh with one host on which lictord is ready.
@@ -38,11 +38,8 @@ func newWorld(t testing.TB, servers int, within time.Duration, args ...string) *
 // newBareWorld is newWorld with a host on which no lictord runs yet.
 func newBareWorld(t testing.TB, within time.Duration, o bed.ClusterOptions) *world {
 	t.Helper()
-	testenv.Privileged(t)
-	testenv.NoLeaks(t) // before ForTest, so that it looks after everything is gone
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	t.Cleanup(cancel)
-	w := &world{TB: t, ctx: ctx, bed: bed.ForTest(t)}
+	ctx, b := stage.New(t, within)
+	w := &world{TB: t, ctx: ctx, bed: b}
 	var err error
 	w.cluster, err = w.bed.StartCluster(ctx, o)
 	w.must(err)
@@ -132,17 +129,7 @@ func (w *world) envoy(m member) *bed.Envoy {
 // eventually waits until ok says nil, and fails with its last complaint.
 func (w *world) eventually(within time.Duration, ok func() error) {
 	w.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			w.Fatalf("not within %v: %v", within, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	stage.Eventually(w.ctx, w, within, ok)
 }
 
 func expect[T comparable](what string, got, want T) error {

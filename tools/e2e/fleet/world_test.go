@@ -18,8 +18,8 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/e2e/stage"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
-	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // world is a mesh of several hosts.
@@ -58,11 +58,8 @@ func newWorld(t *testing.T, hosts int) *world {
 // newBareWorld makes three Consul servers and no host.
 func newBareWorld(t *testing.T, o bed.ClusterOptions) *world {
 	t.Helper()
-	testenv.Privileged(t)
-	testenv.NoLeaks(t) // before ForTest, so that it looks after everything is gone
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	t.Cleanup(cancel)
-	w := &world{TB: t, ctx: ctx, bed: bed.ForTest(t)}
+	ctx, b := stage.New(t, 2*time.Minute)
+	w := &world{TB: t, ctx: ctx, bed: b}
 	var err error
 	w.cluster, err = w.bed.StartCluster(ctx, o)
 	w.must(err)
@@ -218,13 +215,10 @@ func (w *world) consul() *api.Client {
 // eventually waits until something is what it should be.
 func (w *world) eventually(within time.Duration, what string, got func() string, want string) {
 	w.Helper()
-	for deadline := time.Now().Add(within); ; time.Sleep(20 * time.Millisecond) {
-		is := got()
-		if is == want {
-			return
+	stage.Eventually(w.ctx, w, within, func() error {
+		if is := got(); is != want {
+			return fmt.Errorf("%s is %q, want %q", what, is, want)
 		}
-		if time.Now().After(deadline) {
-			w.Fatalf("%s is %q after %v, want %q", what, is, within, want)
-		}
-	}
+		return nil
+	})
 }

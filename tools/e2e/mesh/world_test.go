@@ -17,8 +17,8 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/e2e/stage"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
-	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // upstreamPort is where a client's Envoy listens for what goes to its upstream.
@@ -38,11 +38,8 @@ type world struct {
 // newWorld makes a mesh; everything is gone, and checked to be, when the test ends.
 func newWorld(t testing.TB, within time.Duration, o bed.ClusterOptions) *world {
 	t.Helper()
-	testenv.Privileged(t)
-	testenv.NoLeaks(t) // before ForTest, so that it looks after everything is gone
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	t.Cleanup(cancel)
-	w := &world{TB: t, ctx: ctx, bed: bed.ForTest(t)}
+	ctx, b := stage.New(t, within)
+	w := &world{TB: t, ctx: ctx, bed: b}
 	var err error
 	w.cluster, err = w.bed.StartCluster(ctx, o)
 	w.must(err)
@@ -263,15 +260,5 @@ func (w *world) file(m *member, name, content string) string {
 // eventually waits until ok says nil, and fails with its last complaint.
 func (w *world) eventually(within time.Duration, ok func() error) {
 	w.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			w.Fatalf("not within %v: %v", within, err)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	stage.Eventually(w.ctx, w, within, ok)
 }

@@ -5,7 +5,6 @@ package observe
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -16,9 +15,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/e2e/stage"
 	"github.com/lictor-mesh/lictor/tools/prometheus"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
-	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 const (
@@ -41,11 +40,8 @@ type world struct {
 
 func newWorld(t testing.TB, within time.Duration) *world {
 	t.Helper()
-	testenv.Privileged(t)
-	testenv.NoLeaks(t) // first, so that it looks last
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	t.Cleanup(cancel)
-	w := &world{TB: t, ctx: ctx, bed: bed.ForTest(t)}
+	ctx, b := stage.New(t, within)
+	w := &world{TB: t, ctx: ctx, bed: b}
 	var err error
 	w.host, err = w.bed.NewHost("host-1")
 	w.must(err)
@@ -186,15 +182,5 @@ func (w *world) must(err error) {
 // eventually waits until ok says nil, and fails with its last complaint.
 func (w *world) eventually(within time.Duration, ok func() error) {
 	w.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		err := ok()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) || w.ctx.Err() != nil {
-			w.Fatalf("not within %v: %v", within, errors.Join(err, w.ctx.Err()))
-		}
-		time.Sleep(100 * time.Millisecond)
-	}
+	stage.Eventually(w.ctx, w, within, ok)
 }

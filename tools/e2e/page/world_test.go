@@ -17,8 +17,8 @@ import (
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/tools/browser"
+	"github.com/lictor-mesh/lictor/tools/e2e/stage"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
-	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // world is a host on which lictord is ready, with proxies that are connected,
@@ -41,12 +41,8 @@ const proxies = 24 // that are connected
 
 func newWorld(t testing.TB, within time.Duration) *world {
 	t.Helper()
-	testenv.Privileged(t)
-	testenv.NoLeaks(t) // first, so that it looks last
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	t.Cleanup(cancel)
+	ctx, b := stage.New(t, within)
 	w := &world{TB: t, ctx: ctx, browser: browser.ForTest(t)}
-	b := bed.ForTest(t)
 	var err error
 	w.cluster, err = b.StartCluster(ctx, bed.ClusterOptions{Servers: 3})
 	w.must(err)
