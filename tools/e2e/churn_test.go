@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,13 +16,15 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 )
 
 // A hundred proxies with tokens by login come, go and crash at random, and so
 // does lictord: of none that is gone anything is left: no registration, VIP,
 // entry in the kernel's map, token in Consul, sealed secret or file. CHURN is
-// how many seconds it goes on, `make churn` gives it a minute.
+// how long it goes on, `make churn` gives it a minute.
 func TestChurnLeavesNothing(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("CHURN"))
 	if err != nil {
@@ -42,6 +46,7 @@ func TestChurnLeavesNothing(t *testing.T) {
 			t.Errorf("nothing was %s, so that nothing is proved of it", what)
 		}
 	}
+	t.Logf("tokens that no lictord was told of, as it was killed %d times: %v", len(c.kills), c.unheard)
 	if c.tokens == 0 {
 		t.Error("no token was ever there, so that nothing is proved of them")
 	}
@@ -61,6 +66,7 @@ type churn struct {
 	done    map[string]int
 	tokens  int         // most that were there at once
 	kills   []time.Time // of lictord
+	unheard []string    // tokens that are left, by accessor: see untold
 }
 
 func newChurn(t *testing.T, length time.Duration, seed uint64) *churn {
@@ -171,23 +177,62 @@ func (c *churn) nothingLeft() error {
 	}
 	list, err := c.cluster.Tokens(c.ctx, c.login.Name)
 	c.must(err)
+	c.unheard = nil
 	for _, token := range list {
-		if !c.unheard(token.CreateTime) {
-			errs = append(errs, fmt.Errorf("token %s of %v is in Consul", token.AccessorID, token.CreateTime.Format(time.StampMilli)))
+		if c.atAKill(token.CreateTime) {
+			c.unheard = append(c.unheard, token.AccessorID)
+			continue
 		}
+		errs = append(errs, fmt.Errorf("token %s of %v is in Consul", token.AccessorID, token.CreateTime.Format(time.StampMilli)))
 	}
-	return errors.Join(append(errs, c.files())...)
+	if err := errors.Join(append(errs, c.files())...); err != nil {
+		return err
+	}
+	return c.untold()
 }
 
-// unheard tells whether a token was made when lictord was killed: it cannot log
-// out what it was never told of. Such a token ends by its auth method's lifetime.
-func (c *churn) unheard(made time.Time) bool {
+// atAKill tells whether a token was made when lictord was killed.
+func (c *churn) atAKill(made time.Time) bool {
 	for _, killed := range c.kills {
 		if since := killed.Sub(made); since > -200*time.Millisecond && since < 200*time.Millisecond {
 			return true
 		}
 	}
 	return false
+}
+
+// untold complains about a token that is left though lictord was told of it, and
+// about more of the others than there were kills. What lictord was never told of,
+// as it was killed while Consul made it, it cannot log out: such a token ends by
+// its auth method's lifetime.
+func (c *churn) untold() error {
+	if len(c.unheard) == 0 {
+		return nil
+	}
+	if len(c.unheard) > len(c.kills) {
+		return fmt.Errorf("%d tokens were made when lictord was killed, which was %d times: %v", len(c.unheard), len(c.kills), c.unheard)
+	}
+	client := c.lictor.Client()
+	defer client.Close()
+	logins := 0
+	err := client.Journal(c.ctx, 0, false, func(e v1.JournalEvent) error {
+		if e.Kind != string(state.KindLoggedIn) {
+			return nil
+		}
+		logins++
+		var in state.LoggedIn
+		if err := json.Unmarshal(e.Data, &in); err != nil {
+			return err
+		}
+		if slices.Contains(c.unheard, in.Accessor) {
+			return fmt.Errorf("token %s is in Consul, and in the journal as %d", in.Accessor, e.Seq)
+		}
+		return nil
+	})
+	if err == nil && logins == 0 {
+		err = errors.New("no login is in the journal, so that nothing is proved of them")
+	}
+	return err
 }
 
 // files complains about files and directories that are of a proxy.
