@@ -37,7 +37,7 @@ func fleetNow() []Panel {
 		}, q(`sum(lictor_proxy_states{job=~"$job", state="connected"})`, ""), "blue"),
 		stat(about{
 			title: "How even is the load?", unit: share, moves: true,
-			do: "How many times its share the fullest server has; 1 is even, and Consul's own limit is 1.1. Above 1.3 for long: see which server carries what. A server that came back fills slowly; `lictor drain SERVER --fleet` moves streams on purpose.",
+			do: "How many times its share the fullest server has; 1 is even, and Consul's own limit is 1.1. Above 1.3 for long: see which server carries what. A server that came back fills slowly, as streams begin anew: runbook LictorUnevenLoad.",
 		}, q(`max(`+even+`)`, ""), "green", step{1.3, "orange"}, step{2, "red"}),
 		stat(about{
 			title: "How many failed over?", unit: number, moves: true,
