@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
@@ -236,23 +235,6 @@ func TestRingEvents(t *testing.T) {
 	got := m.RingEvents()
 	if got["bounced"] != 3 || got["established"] != 0 || len(got) != 6 {
 		t.Errorf("got %v", got)
-	}
-}
-
-// However many proxies there are, the answer is as long: no label names one.
-func TestSizeDoesNotDependOnProxies(t *testing.T) {
-	size := func(proxies int) int {
-		m := used(func(context.Context) (Reading, error) {
-			r := full()
-			r.Proxies = map[v1.ProxyState]int{v1.ProxyConnected: proxies}
-			r.Servers[0].Proxies = proxies
-			return r, nil
-		})
-		m.registry.Unregister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})) // its numbers grow by themselves
-		return scrape(t, m).Body.Len()
-	}
-	if few, many := size(10000), size(99999); few != many {
-		t.Errorf("%d bytes with 10000 proxies, %d with 99999", few, many)
 	}
 }
 
