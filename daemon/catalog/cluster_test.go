@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
+	"github.com/lictor-mesh/lictor/tools/testbed/lone"
 )
 
 // Three real servers, of which the one that is followed is stopped and goes on,
@@ -14,7 +15,7 @@ func TestRealCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes 20 s")
 	}
-	consul(t)
+	lone.Consul(t)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	b := bed.ForTest(t)

@@ -3,32 +3,21 @@ package catalog
 import (
 	"errors"
 	"fmt"
-	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/lone"
 )
 
 // A real Consul's KV store and sessions: what is written is read and waited for,
 // a session's end takes its keys along, what ACLs do not permit is told by name,
 // and the index that proves an absence never goes back.
 func TestRealKV(t *testing.T) {
-	binary := consul(t)
-	dir := t.TempDir()
-	p := ports(t, 6)
-	writeFile(t, filepath.Join(dir, "consul.hcl"), fmt.Sprintf(`
-		ports { http = %d  grpc = %d  server = %d  serf_lan = %d  serf_wan = %d  grpc_tls = %d  dns = -1 }
-		disable_update_check = true
-		performance { raft_multiplier = 1 }
-		acl { enabled = true  default_policy = "allow"
-		      tokens { initial_management = "11111111-2222-3333-4444-555555555555" } }
-	`, p...))
-	runConsul(t, binary, dir)
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	addr := fmt.Sprintf("127.0.0.1:%d", p[0])
+	consul := lone.Launch(t, lenient)
+	addr := consul.HTTP
 	c := start(t, Config{Addresses: addr, TLS: TLS{Disabled: true}, Dial: dialLoopback})
-	want(t, c, "first")
+	want(t, c, lone.Node)
 	ctx := t.Context()
 	check := func(what string, err error) {
 		t.Helper()
@@ -136,13 +125,9 @@ func TestRealKV(t *testing.T) {
 	}
 
 	// ACLs.
-	const secret = "88888888-2222-3333-4444-555555555555"
-	call(t, addr, "/v1/acl/policy", `{"Name":"half","Rules":"key_prefix \"p/\" {policy=\"deny\"} key \"p/d/\" {policy=\"read\"} session_prefix \"\" {policy=\"deny\"} node \"lictor-b\" {policy=\"deny\"}"}`)
-	call(t, addr, "/v1/acl/token", `{"SecretID":"`+secret+`","Policies":[{"Name":"half"}]}`)
-	file := filepath.Join(t.TempDir(), "token")
-	writeFile(t, file, secret)
+	file := tokenFile(t, consul, "half", `key_prefix "p/" {policy="deny"} key "p/d/" {policy="read"} session_prefix "" {policy="deny"} node "lictor-b" {policy="deny"}`)
 	half := start(t, Config{Addresses: addr, TLS: TLS{Disabled: true}, Dial: dialLoopback, TokenFile: file})
-	want(t, half, "first")
+	want(t, half, lone.Node)
 	put("p/d/hidden", "x")
 	list, err = half.KVList(ctx, "p/d/", 0)
 	check("list half", err)

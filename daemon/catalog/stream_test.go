@@ -2,7 +2,6 @@ package catalog
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -186,9 +185,9 @@ func TestStreamProblems(t *testing.T) {
 }
 
 // streamOfRealConsul checks what a real server sends.
-func streamOfRealConsul(t *testing.T, grpcPort any, token string) {
+func streamOfRealConsul(t *testing.T, addr, token string) {
 	t.Helper()
-	cfg := Config{Addresses: fmt.Sprintf("127.0.0.1:%v", grpcPort), GRPCPort: 8502, GRPCOnly: true, TLS: TLS{Disabled: true}, Dial: dialLoopback}
+	cfg := Config{Addresses: addr, GRPCPort: 8502, GRPCOnly: true, TLS: TLS{Disabled: true}, Dial: dialLoopback}
 	anonymous := start(t, cfg)
 	eventually(t, anonymous, "without a token", func(s Status) bool { return strings.Contains(s.Problem, "wants a token") })
 	cfg.TokenFile = token

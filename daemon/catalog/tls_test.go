@@ -67,6 +67,20 @@ func (a *authority) leaf(until time.Time, names ...string) (*x509.Certificate, *
 	})
 }
 
+// leafFiles are those of a new leaf and its key.
+func (a *authority) leafFiles(dir string, until time.Time, names ...string) (certFile, keyFile string) {
+	a.t.Helper()
+	cert, key := a.leaf(until, names...)
+	der, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	writeFile(a.t, certFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})))
+	writeFile(a.t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})))
+	return certFile, keyFile
+}
+
 func (a *authority) file(dir string) string {
 	name := filepath.Join(dir, "ca.pem")
 	writeFile(a.t, name, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})))
@@ -118,14 +132,7 @@ func TestTLS(t *testing.T) {
 	})
 	t.Run("client certificate", func(t *testing.T) {
 		dir := t.TempDir()
-		cert, key := ca.leaf(hour)
-		der, err := x509.MarshalECPrivateKey(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		certFile, keyFile := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
-		writeFile(t, certFile, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw})))
-		writeFile(t, keyFile, string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der})))
+		certFile, keyFile := ca.leafFiles(dir, hour)
 		f := newTLSFake(t, ca, hour, roots)
 		c := start(t, secure(f, TLS{CACerts: ca.file(dir), ServerName: name, Cert: certFile, Key: keyFile}))
 		want(t, c, "a")

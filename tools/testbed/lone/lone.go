@@ -27,19 +27,32 @@ const Management = "11111111-2222-3333-4444-555555555555"
 
 // Server is a running Consul server; it ends with its test.
 type Server struct {
-	HTTP string // host:port
-	GRPC string // host:port, plain text
+	HTTP    string // host:port
+	GRPC    string // host:port, plain text
+	GRPCTLS string // host:port, where the configuration has certificates for it
 
 	t      testing.TB
 	client *http.Client
 }
 
+// Node is what the server is called in its catalog.
+const Node = "lone"
+
 // Start starts a server and waits until it has a leader. Without a Consul the
-// test is skipped, or fails with REQUIRE_PRIVILEGED=1. extra is HCL for the
+// test is skipped, or fails with REQUIRE_PRIVILEGED=1. extra is HCL, laid over the
 // server's configuration.
 func Start(t testing.TB, extra ...string) *Server {
 	t.Helper()
-	binary := consul(t)
+	s := Launch(t, extra...)
+	s.Wait()
+	return s
+}
+
+// Launch is Start without the wait, for tests of what comes before there is a
+// server to speak to.
+func Launch(t testing.TB, extra ...string) *Server {
+	t.Helper()
+	binary := Consul(t)
 	dir := t.TempDir()
 	p := ports(t, 6)
 	config := fmt.Sprintf(`
@@ -48,19 +61,23 @@ func Start(t testing.TB, extra ...string) *Server {
 		performance { raft_multiplier = 1 }
 		acl { enabled = true  default_policy = "deny"  tokens { initial_management = %q  agent = %q } }
 	`, p[0], p[1], p[2], p[3], p[4], p[5], Management, Management)
-	config += strings.Join(extra, "\n")
-	if err := os.WriteFile(filepath.Join(dir, "consul.hcl"), []byte(config), 0o600); err != nil {
-		t.Fatal(err)
+	for name, content := range map[string]string{
+		"consul.hcl": config,
+		"extra.hcl":  strings.Join(extra, "\n"), // read after it, and what is in both is this one's
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	log := &buffer{}
-	cmd := exec.Command(binary, "agent", "-server", "-bootstrap-expect=1", "-node=lone", "-bind=127.0.0.1",
+	cmd := exec.Command(binary, "agent", "-server", "-bootstrap-expect=1", "-node="+Node, "-bind=127.0.0.1",
 		"-data-dir="+filepath.Join(dir, "data"), "-config-dir="+dir)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	s := &Server{
-		HTTP: fmt.Sprintf("127.0.0.1:%d", p[0]), GRPC: fmt.Sprintf("127.0.0.1:%d", p[1]),
+		HTTP: fmt.Sprintf("127.0.0.1:%d", p[0]), GRPC: fmt.Sprintf("127.0.0.1:%d", p[1]), GRPCTLS: fmt.Sprintf("127.0.0.1:%d", p[5]),
 		t: t, client: &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second},
 	}
 	t.Cleanup(func() {
@@ -71,13 +88,19 @@ func Start(t testing.TB, extra ...string) *Server {
 			t.Logf("consul says:\n%s", log)
 		}
 	})
+	return s
+}
+
+// Wait returns when the server has a leader.
+func (s *Server) Wait() {
+	s.t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		var self struct{ AccessorID string }
 		if err := s.call(http.MethodGet, "/v1/acl/token/self", nil, &self); err == nil && self.AccessorID != "" {
-			return s
+			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("no leader")
+			s.t.Fatal("no leader")
 		}
 	}
 }
@@ -189,9 +212,9 @@ func (s *Server) call(method, path string, body, into any) error {
 	return json.Unmarshal(answer, into)
 }
 
-// consul is the path of a real one. Where none was built it is built if tests
-// must not be skipped, for it takes minutes.
-func consul(t testing.TB) string {
+// Consul is the path of a real one. Where none was built the test is skipped,
+// but with REQUIRE_PRIVILEGED=1 it is built, which takes minutes.
+func Consul(t testing.TB) string {
 	t.Helper()
 	if os.Getenv("REQUIRE_PRIVILEGED") != "1" {
 		root, err := binaries.Root()
