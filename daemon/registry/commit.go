@@ -140,6 +140,9 @@ func (r *Registry) enforce(b *batch, events []state.Event) error {
 // force and is tried again.
 func (r *Registry) refuse(c commit) {
 	answer := fmt.Errorf("%w, nothing was changed: %w", ErrNotDurable, c.err)
+	if errors.Is(c.err, journal.ErrFull) {
+		answer = fmt.Errorf("%w; make room there, lictord then goes on by itself", answer)
+	}
 	if errors.Is(c.err, journal.ErrBroken) && !errors.Is(r.stats.journalProblem(), journal.ErrBroken) {
 		// This one may have reached the disk, as the next start will see.
 		answer = fmt.Errorf("%w, nothing is in force; ask again after a restart of lictord, which may find it on the disk: %w", ErrNotDurable, c.err)
