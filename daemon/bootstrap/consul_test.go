@@ -4,18 +4,16 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	accesslogv3 "github.com/envoyproxy/go-control-plane/envoy/config/accesslog/v3"
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
@@ -29,13 +27,20 @@ import (
 
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
+	"github.com/lictor-mesh/lictor/tools/testbed/lone"
 )
 
 // Consul's own `consul connect envoy -bootstrap`, from which consul-dataplane has
-// its template, and we, asked for the same proxies of the same server: the
-// bootstraps are equal, field by field, but for what is different on purpose.
+// its template, a consul-dataplane itself where one is given (DATAPLANE), and we,
+// asked for the same proxies of the same server: the bootstraps are equal, field
+// by field, but for what is different on purpose.
 func TestEqualsConsul(t *testing.T) {
 	c := startConsul(t)
+	dataplane, err := binaries.Dataplane()
+	if err != nil && !errors.Is(err, binaries.ErrNoDataplane) {
+		t.Fatal(err)
+	}
+	dir := writeSecrets(t)
 	for _, name := range slices.Sorted(maps.Keys(cases)) {
 		p := cases[name]
 		switch name {
@@ -43,7 +48,7 @@ func TestEqualsConsul(t *testing.T) {
 			continue // nothing that a server of the open-source edition could answer
 		}
 		t.Run(name, func(t *testing.T) {
-			c.register(t, p)
+			c.register(p)
 			p.Central = c.params(t, p)
 			ours := read(t, p)
 			theirs := c.bootstrap(t, p)
@@ -51,6 +56,13 @@ func TestEqualsConsul(t *testing.T) {
 				t.Errorf("the servers are at %v, and in Consul's bootstrap at %v", ours, theirs)
 			}
 			equal(t, theirs, ours, append(cli(p, theirs), allow(t, p, theirs, ours)...))
+			if dataplane == "" || name == "ipv6" { // consul-dataplane splits its own listener's address at the first colon
+				return
+			}
+			p.Settings.Prometheus = onDisk(p.Settings.Prometheus, dir)
+			ours = read(t, p)
+			theirs = c.dataplane(t, dataplane, p)
+			equal(t, theirs, ours, allow(t, p, theirs, ours))
 		})
 	}
 }
@@ -194,101 +206,23 @@ func lineDiff(theirs, ours []string) string {
 
 // consulServer is a real one.
 type consulServer struct {
-	binary, http, grpc string
-	catalog            *catalog.Catalog
+	*lone.Server
+	binary  string
+	catalog *catalog.Catalog
 }
 
 func startConsul(t *testing.T) *consulServer {
 	t.Helper()
-	if os.Getenv("REQUIRE_PRIVILEGED") != "1" {
-		root, err := binaries.Root()
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, missing := os.Stat(filepath.Join(root, ".cache", "bin", "consul"))
-		if _, err := exec.LookPath("consul"); err != nil && missing != nil && os.Getenv("CONSUL") == "" {
-			t.Skip("needs Consul: not on PATH, and not built by tools/testbed")
-		}
-	}
-	binary, err := binaries.Consul(t.Context(), os.Stderr)
+	s := lone.Start(t, `acl { default_policy = "allow" }`)
+	c, err := catalog.New(catalog.Config{Addresses: s.GRPC, WatchDisabled: true, TLS: catalog.TLS{Disabled: true}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	var ports [5]int
-	var held []net.Listener // until all are known, so that none comes twice
-	for i := range ports {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		ports[i] = l.Addr().(*net.TCPAddr).Port
-		held = append(held, l)
-	}
-	for _, l := range held {
-		_ = l.Close()
-	}
-	conf := fmt.Sprintf(`
-		ports { http = %d  grpc = %d  server = %d  serf_lan = %d  serf_wan = %d  dns = -1 }
-		disable_update_check = true
-		performance { raft_multiplier = 1 }`, ports[0], ports[1], ports[2], ports[3], ports[4])
-	if err := os.WriteFile(filepath.Join(dir, "consul.hcl"), []byte(conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	var log bytes.Buffer
-	cmd := exec.Command(binary, "agent", "-server", "-bootstrap-expect=1", "-node=first", "-bind=127.0.0.1",
-		"-data-dir="+filepath.Join(dir, "data"), "-config-dir="+dir)
-	cmd.Stdout, cmd.Stderr = &log, &log
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // killed
-		if t.Failed() {
-			t.Logf("consul says:\n%.3000s", log.String())
-		}
-	})
-	t.Cleanup(http.DefaultClient.CloseIdleConnections)
-	c := &consulServer{binary: binary, http: fmt.Sprintf("127.0.0.1:%d", ports[0]), grpc: fmt.Sprintf("127.0.0.1:%d", ports[1])}
-	c.catalog, err = catalog.New(catalog.Config{Addresses: c.grpc, WatchDisabled: true, TLS: catalog.TLS{Disabled: true}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		err := c.put("/v1/catalog/register", map[string]any{"Node": "pod-virtual", "Address": "10.9.9.9"})
-		if err == nil {
-			return c
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
-}
-
-func (c *consulServer) put(path string, body any) error {
-	raw, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequest(http.MethodPut, "http://"+c.http+path, bytes.NewReader(raw))
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", path, resp.Status)
-	}
-	return nil
+	return &consulServer{Server: s, binary: lone.Consul(t), catalog: c}
 }
 
 // register puts a proxy and its configuration into the catalog.
-func (c *consulServer) register(t *testing.T, p Params) {
-	t.Helper()
+func (c *consulServer) register(p Params) {
 	service := map[string]any{
 		"Kind": "connect-proxy", "ID": p.ProxyID, "Service": "web-sidecar-proxy", "Port": 20000,
 		"Proxy": map[string]any{"DestinationServiceName": "web", "DestinationServiceID": "web-1", "Config": p.Central.Config},
@@ -296,21 +230,15 @@ func (c *consulServer) register(t *testing.T, p Params) {
 	if strings.Contains(p.ProxyID, "gateway") {
 		service["Kind"], service["Service"], service["Proxy"] = "mesh-gateway", "mesh-gateway", map[string]any{"Config": p.Central.Config}
 	}
-	for path, body := range map[string]any{
-		"/v1/catalog/register": map[string]any{"Node": "pod-virtual", "Address": "10.9.9.9", "Service": service},
-		"/v1/config":           map[string]any{"Kind": "proxy-defaults", "Name": "global", "AccessLogs": map[string]any{"Enabled": p.Central.AccessLogs != nil}},
-	} {
-		if err := c.put(path, body); err != nil {
-			t.Fatal(err)
-		}
-	}
+	c.Put("/v1/catalog/register", map[string]any{"Node": "pod-virtual", "Address": "10.9.9.9", "Service": service}, nil)
+	c.Put("/v1/config", map[string]any{"Kind": "proxy-defaults", "Name": "global", "AccessLogs": map[string]any{"Enabled": p.Central.AccessLogs != nil}}, nil)
 }
 
 // params are what the server answers for the proxy.
 func (c *consulServer) params(t *testing.T, p Params) Central {
 	t.Helper()
 	got, err := c.catalog.BootstrapParams(t.Context(), catalog.ParamsQuery{
-		Server: netip.MustParseAddrPort(c.grpc), ProxyID: p.ProxyID, Node: p.Node,
+		Server: netip.MustParseAddrPort(c.GRPC), ProxyID: p.ProxyID, Node: p.Node,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -321,12 +249,25 @@ func (c *consulServer) params(t *testing.T, p Params) Central {
 	}
 }
 
+// variables are those of the proxy's environment that its URLs name.
+func variables(p Params) (env []string) {
+	for _, name := range []string{"STATSD", "HOST_IP"} {
+		if p.Env == nil {
+			break
+		}
+		if value, ok := p.Env(name); ok {
+			env = append(env, name+"="+value)
+		}
+	}
+	return env
+}
+
 // bootstrap is what `consul connect envoy` makes, as Envoy reads it.
 func (c *consulServer) bootstrap(t *testing.T, p Params) *bootstrapv3.Bootstrap {
 	t.Helper()
 	admin := cmp.Or(p.Settings.AdminBind, DefaultAdmin.String())
 	args := []string{
-		"connect", "envoy", "-bootstrap", "-omit-deprecated-tags", "-http-addr=" + c.http,
+		"connect", "envoy", "-bootstrap", "-omit-deprecated-tags", "-http-addr=" + c.HTTP,
 		"-proxy-id=" + p.ProxyID, "-node-name=" + p.Node, "-grpc-addr=" + p.XDS.String(), "-admin-bind=" + admin,
 	}
 	if host, port, err := net.SplitHostPort(p.Settings.ReadyBind); err == nil {
@@ -345,15 +286,7 @@ func (c *consulServer) bootstrap(t *testing.T, p Params) *bootstrapv3.Bootstrap 
 	var stderr bytes.Buffer
 	cmd := exec.CommandContext(t.Context(), c.binary, args...)
 	cmd.Stderr = &stderr
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}
-	for _, name := range []string{"STATSD", "HOST_IP"} {
-		if p.Env == nil {
-			break
-		}
-		if value, ok := p.Env(name); ok {
-			cmd.Env = append(cmd.Env, name+"="+value)
-		}
-	}
+	cmd.Env = append(variables(p), "PATH="+os.Getenv("PATH"), "HOME="+t.TempDir())
 	doc, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("%v: %v\n%s", cmd, err, stderr.String())

@@ -3,14 +3,11 @@ package bootstrap
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
-	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -18,39 +15,7 @@ import (
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
 
 	"github.com/lictor-mesh/lictor/state"
-	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
 )
-
-// The same with a consul-dataplane that is given: what it would start its Envoy
-// with is what we make, but for what is different on purpose.
-func TestEqualsDataplane(t *testing.T) {
-	binary, err := binaries.Dataplane()
-	if errors.Is(err, binaries.ErrNoDataplane) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := startConsul(t)
-	dir := writeSecrets(t)
-	for _, name := range slices.Sorted(maps.Keys(cases)) {
-		p := cases[name]
-		switch name {
-		case "minimal", "strange names", "tenancy": // nothing that a server of the open-source edition could answer
-			continue
-		case "ipv6": // it splits its own listener's address at the first colon
-			continue
-		}
-		t.Run(name, func(t *testing.T) {
-			c.register(t, p)
-			p.Central = c.params(t, p)
-			p.Settings.Prometheus = onDisk(p.Settings.Prometheus, dir)
-			equalTo := read(t, p)
-			theirs := c.dataplane(t, binary, p)
-			equal(t, theirs, equalTo, allow(t, p, theirs, equalTo))
-		})
-	}
-}
 
 // onDisk has files that exist, which consul-dataplane looks for, and merges
 // metrics, as it always does.
@@ -79,7 +44,7 @@ func (c *consulServer) dataplane(t *testing.T, binary string, p Params) *bootstr
 	if err := os.WriteFile(filepath.Join(dir, "envoy"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	_, grpcPort, err := net.SplitHostPort(c.grpc)
+	_, grpcPort, err := net.SplitHostPort(c.GRPC)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,15 +71,7 @@ func (c *consulServer) dataplane(t *testing.T, binary string, p Params) *bootstr
 	cmd := exec.Command(binary, args...)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.WaitDelay = time.Second // its envoy holds the pipe
-	cmd.Env = []string{"PATH=" + dir + ":/usr/bin:/bin", "TMPDIR=" + dir}
-	for _, name := range []string{"STATSD", "HOST_IP"} {
-		if p.Env == nil {
-			break
-		}
-		if value, ok := p.Env(name); ok {
-			cmd.Env = append(cmd.Env, name+"="+value)
-		}
-	}
+	cmd.Env = append(variables(p), "PATH="+dir+":/usr/bin:/bin", "TMPDIR="+dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
