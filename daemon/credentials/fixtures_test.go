@@ -3,6 +3,7 @@ package credentials
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -77,6 +78,13 @@ func (b *book) of(kind state.Kind) []state.Body {
 		}
 	}
 	return out
+}
+
+// logins are the tokens that are journaled and not logged out.
+func (b *book) logins() map[string]state.LoginRecord {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.s.Logins)
 }
 
 func (b *book) proxy(id string) state.Proxy {
@@ -162,6 +170,22 @@ func (s *servers) Rights(_ context.Context, q catalog.RightsQuery) error {
 		return fmt.Errorf("asked for the rights of %+v", q)
 	}
 	return s.rights
+}
+
+// know makes tokens valid that nobody logged in for.
+func (s *servers) know(secrets ...string) {
+	s.set(func(s *servers) {
+		for _, secret := range secrets {
+			s.tokens[secret] = true
+		}
+	})
+}
+
+// left lists the valid tokens.
+func (s *servers) left() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.tokens))
 }
 
 func (s *servers) revoke(secret string) {

@@ -100,7 +100,9 @@ func (w *worker) obtainByLogin(ctx context.Context, l *state.Login) (string, *tr
 	}
 	needed := s.held == nil || s.forced || s.dead || w.due(s.renewAt) || s.held.expired()
 	usable := s.held != nil && !s.dead && !s.held.expired()
-	if needed && (!time.Now().Before(s.retryAt) || w.newBearer(l)) {
+	if !needed {
+		s.retryAt = time.Time{} // of a login that is no longer due
+	} else if !time.Now().Before(s.retryAt) || w.newBearer(l) {
 		if problem := w.logIn(ctx, l, usable); problem != nil {
 			s.problem = problem
 		} else {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"slices"
 	"sync"
@@ -19,7 +18,6 @@ type logout struct {
 	failures int
 	busy     bool
 	next     time.Time
-	said     bool // that it cannot be unsealed
 }
 
 // maxLogouts bounds those under way at a time.
@@ -153,7 +151,7 @@ func (m *Manager) logouts(ctx context.Context, wg *sync.WaitGroup, s state.State
 
 // logOut deletes a token in Consul, journals that, and removes what was sealed.
 func (m *Manager) logOut(ctx context.Context, rec state.LoginRecord, out *logout) {
-	err := m.logOutNow(ctx, rec, out)
+	err := m.logOutNow(ctx, rec)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out.busy = false
@@ -173,16 +171,12 @@ func (m *Manager) logOut(ctx context.Context, rec state.LoginRecord, out *logout
 	}
 }
 
-func (m *Manager) logOutNow(ctx context.Context, rec state.LoginRecord, out *logout) error {
+func (m *Manager) logOutNow(ctx context.Context, rec state.LoginRecord) error {
 	ended := !rec.Expires.IsZero() && time.Now().After(rec.Expires)
 	h, err := m.unseal(rec.Key)
 	switch {
 	case err != nil && !ended:
-		if !out.said || !errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w; delete the token by its accessor: consul acl token delete -accessor-id %s", err, rec.Accessor)
-		}
-		out.said = true
-		return err
+		return fmt.Errorf("%w; delete the token by its accessor: consul acl token delete -accessor-id %s", err, rec.Accessor)
 	case err == nil:
 		if err := m.pace.wait(ctx); err != nil {
 			return err

@@ -95,7 +95,7 @@ type Manager struct {
 	wake   chan struct{}      // asks for a refresh; a second request while one waits is the same
 	asks   chan chan struct{} // the same for who waits until it is done, which closes what was sent
 
-	given sync.Mutex // held while what came with a registration is put in force or dropped
+	given sync.Mutex // held while what came with registrations is put in force or dropped
 
 	mu        sync.Mutex // guards what follows
 	workers   map[string]*worker
@@ -137,8 +137,14 @@ func (m *Manager) Run(ctx context.Context) error {
 	look, tls := time.NewTicker(refreshEvery), time.NewTicker(pollEvery)
 	defer look.Stop()
 	defer tls.Stop()
+	var asked chan struct{} // who waits for this look; nil: nobody
 	for {
-		if err := m.refresh(ctx, &wg); err != nil && ctx.Err() == nil {
+		err := m.refresh(ctx, &wg)
+		if asked != nil {
+			close(asked) // also when it failed: nobody would ever be told
+			asked = nil
+		}
+		if err != nil && ctx.Err() == nil {
 			return err
 		}
 		select {
@@ -148,11 +154,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-tls.C:
 			m.followTLS()
 		case <-m.wake:
-		case done := <-m.asks:
-			if err := m.refresh(ctx, &wg); err != nil && ctx.Err() == nil {
-				return err
-			}
-			close(done)
+		case asked = <-m.asks:
 		}
 	}
 }
@@ -176,7 +178,7 @@ func (m *Manager) start(ctx context.Context) error {
 	} else if n > 0 {
 		m.log.Info("left-over secrets removed", "directories", n)
 	}
-	if err := m.sweepStore(snap.State); err != nil {
+	if err := m.sweepStore(ctx); err != nil {
 		m.log.Warn("sealed files cannot be swept", "err", err)
 	}
 	return nil

@@ -19,7 +19,7 @@ func static() state.Credential { return state.Credential{Type: state.CredentialS
 // A token that came with the registration: kept, written, replaced.
 func TestStatic(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.consul.tokens["static-token-1"], r.consul.tokens["static-token-2"] = true, true
+		r.consul.know("static-token-1", "static-token-2")
 		r.register("web", static(), "static-token-1", "")
 		if f := r.files("web"); f.Token != "static-token-1" || f.Dir != r.base.Path("web") || f.CA || f.Client {
 			t.Errorf("files %+v", f)
@@ -32,6 +32,9 @@ func TestStatic(t *testing.T) {
 		}
 
 		r.register("web", static(), "static-token-2", "")
+		if f := r.files("web"); f.Token != "static-token-2" {
+			t.Errorf("files of the former registration: %+v", f)
+		}
 		pass(time.Second)
 		r.wantFile("web", "static-token-2")
 		before := r.streams.count()
@@ -112,7 +115,7 @@ func TestFile(t *testing.T) {
 		if err := os.Symlink("..data/token", filepath.Join(dir, "token")); err != nil {
 			t.Fatal(err)
 		}
-		r.consul.tokens["static-token-1"], r.consul.tokens["static-token-2"] = true, true
+		r.consul.know("static-token-1", "static-token-2")
 		r.register("web", state.Credential{Type: state.CredentialFile, TokenFile: filepath.Join(dir, "token")}, "", "")
 		r.files("web")
 		r.wantFile("web", "static-token-1")
@@ -192,8 +195,8 @@ func TestRenewal(t *testing.T) {
 			t.Errorf("journaled %d changes", n)
 		}
 		in, out := len(r.book.of(state.KindLoggedIn)), len(r.book.of(state.KindLoggedOut))
-		if in != out+1 || in != len(r.consul.logins()) || len(r.consul.tokens) != 1 {
-			t.Errorf("%d logins, %d logouts journaled; %d tokens left", in, out, len(r.consul.tokens))
+		if in != out+1 || in != len(r.consul.logins()) || len(r.consul.left()) != 1 {
+			t.Errorf("%d logins, %d logouts journaled; %d tokens left", in, out, len(r.consul.left()))
 		}
 		if s := r.m.Stats(); s.Logins != uint64(in) || s.Logouts != uint64(out) || s.Proxies[state.CredentialOK] != 1 || s.Leaving != 0 {
 			t.Errorf("stats %+v", s)
@@ -265,7 +268,7 @@ func TestBounced(t *testing.T) {
 		if len(changes) != 3 || changes[1].(state.CredentialChanged).State != state.CredentialRefused {
 			t.Errorf("journaled %+v", changes)
 		}
-		if n := len(r.consul.tokens); n != 1 {
+		if n := len(r.consul.left()); n != 1 {
 			t.Errorf("%d tokens left", n)
 		}
 	})
@@ -339,7 +342,7 @@ func TestNoRights(t *testing.T) {
 		r.consul.set(func(s *servers) { s.params = nil })
 		pass(2 * time.Minute)
 		r.wantState("web", state.CredentialOK)
-		if n := len(r.consul.tokens); n != 1 {
+		if n := len(r.consul.left()); n != 1 {
 			t.Errorf("%d tokens left", n)
 		}
 	})
@@ -359,8 +362,8 @@ func TestDeregistered(t *testing.T) {
 		}
 		r.consul.set(func(s *servers) { s.logouts = nil })
 		pass(2 * retryMost)
-		if out := r.consul.out(); len(out) != 1 || len(r.consul.tokens) != 1 {
-			t.Errorf("logged out %q, %d left", out, len(r.consul.tokens))
+		if out := r.consul.out(); len(out) != 1 || len(r.consul.left()) != 1 {
+			t.Errorf("logged out %q, %d left", out, len(r.consul.left()))
 		}
 		if names, err := r.cfg.Store.List(); len(names) != 1 || err != nil {
 			t.Errorf("sealed: %q, %v", names, err)
@@ -375,7 +378,7 @@ func TestDeregistered(t *testing.T) {
 // The same id comes back at once, with the same secret.
 func TestRegisteredAgain(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.consul.tokens["static-token"] = true
+		r.consul.know("static-token")
 		r.register("web", static(), "static-token", "")
 		r.files("web")
 		for range 20 {

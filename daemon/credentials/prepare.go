@@ -122,12 +122,20 @@ func (m *Manager) givenTo(id string) (g given, err error) {
 // sweepStore goes through what is sealed at the start: what a crash left between
 // a seal and its promise is put in force when the proxy is registered and has
 // nothing else, and removed otherwise; tokens of logins that were not journaled
-// are to be logged out.
-func (m *Manager) sweepStore(s state.State) error {
+// are to be logged out. Registrations are made meanwhile: it looks at them after
+// it has listed what is sealed, and none is committed before it has ended.
+func (m *Manager) sweepStore(ctx context.Context) error {
+	m.given.Lock()
+	defer m.given.Unlock()
 	names, err := m.cfg.Store.List()
 	if err != nil {
 		return err
 	}
+	snap, err := m.cfg.Registry.Snapshot(ctx)
+	if err != nil {
+		return fmt.Errorf("read registrations: %w", err)
+	}
+	s := snap.State
 	owners := map[string]string{} // sealed name → proxy
 	for id, p := range s.Proxies {
 		if p.Credential != nil && p.Credential.Type != state.CredentialNone {

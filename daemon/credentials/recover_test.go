@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/lictor-mesh/lictor/daemon/catalog"
+	"github.com/lictor-mesh/lictor/daemon/seal"
 	"github.com/lictor-mesh/lictor/state"
 )
 
@@ -36,8 +38,8 @@ func TestStartedAgain(t *testing.T) {
 			t.Errorf("%d logins", n)
 		}
 		pass(time.Minute)
-		if len(r.consul.tokens) != 1 {
-			t.Errorf("%d tokens", len(r.consul.tokens))
+		if len(r.consul.left()) != 1 {
+			t.Errorf("%d tokens", len(r.consul.left()))
 		}
 	})
 }
@@ -58,18 +60,18 @@ func TestLeftByACrash(t *testing.T) {
 		if err := errors.Join(r.cfg.Store.Put("login-orphan", []byte(orphan)), r.cfg.Store.Put("login-former", []byte(former))); err != nil {
 			t.Fatal(err)
 		}
-		r.consul.tokens["secret-of-an-orphan"], r.consul.tokens["secret-former"] = true, true
+		r.consul.know("secret-of-an-orphan", "secret-former")
 		r.book.do(state.LoggedIn{ID: "stays", Accessor: "former", AuthMethod: "mesh", Key: "login-former"})
 		r.write(filepath.Join(r.base.Path("gone"), "left"), "over")
 
 		r.start()
 		pass(time.Minute)
-		if len(r.consul.tokens) != 1 || len(r.consul.logins()) != 2 {
-			t.Errorf("tokens left: %v", r.consul.tokens)
+		if len(r.consul.left()) != 1 || len(r.consul.logins()) != 2 {
+			t.Errorf("tokens left: %v", r.consul.left())
 		}
 		r.files("stays")
-		if token := r.inFile("stays"); !r.consul.tokens[token] {
-			t.Errorf("in use: %s; left: %v", token, r.consul.tokens)
+		if token := r.inFile("stays"); !slices.Contains(r.consul.left(), token) {
+			t.Errorf("in use: %s; left: %v", token, r.consul.left())
 		}
 		if names, err := r.cfg.Store.List(); len(names) != 1 || err != nil {
 			t.Errorf("sealed: %q, %v", names, err)
@@ -77,7 +79,7 @@ func TestLeftByACrash(t *testing.T) {
 		if _, err := os.Stat(r.base.Path("gone")); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("left: %v", err)
 		}
-		if n := len(r.book.s.Logins); n != 1 {
+		if n := len(r.book.logins()); n != 1 {
 			t.Errorf("%d logins in the journal", n)
 		}
 	})
@@ -89,7 +91,7 @@ func TestEndedWhileSwapping(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		r.consul.life = time.Hour
 		r.login("web")
-		r.consul.tokens["static-token-1"], r.consul.tokens["static-token-2"] = true, true
+		r.consul.know("static-token-1", "static-token-2")
 		r.register("api", static(), "static-token-1", "")
 		r.files("web")
 		r.files("api")
@@ -120,6 +122,49 @@ func TestEndedWhileSwapping(t *testing.T) {
 			t.Errorf("streams of %q closed", r.streams.times)
 		}
 	})
+}
+
+// sweeping is a store that does something when it is about to be listed.
+type sweeping struct {
+	Store
+	first func()
+}
+
+func (s sweeping) List() ([]string, error) {
+	s.first()
+	return s.Store.List()
+}
+
+// What is committed while a start sweeps what is sealed, stays.
+func TestCommittedWhileSweeping(t *testing.T) {
+	r := newRig(t)
+	store, err := seal.Open(r.dir, seal.Options{MachineID: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m *Manager
+	committed := make(chan error, 1)
+	r.cfg.Store = sweeping{store, func() {
+		c := static()
+		prepared, err := m.Prepare("web", &c, "static-token", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.book.do(state.ProxyRegistered{Proxy: state.Registration{ID: "web", Node: "n", Credential: &c}})
+		go func() { committed <- prepared.Commit() }()
+		select {
+		case err := <-committed:
+			committed <- err
+		case <-time.After(100 * time.Millisecond): // it waits for the sweep
+		}
+	}}
+	m = New(r.cfg)
+	if err := errors.Join(m.start(t.Context()), <-committed); err != nil {
+		t.Fatal(err)
+	}
+	if g, err := m.givenTo("web"); g.Token != "static-token" {
+		t.Errorf("swept away: %v", err)
+	}
 }
 
 // What came with a registration goes when another one does without it.
@@ -155,7 +200,7 @@ func TestDamagedSeal(t *testing.T) {
 			t.Errorf("stats %+v", r.m.Stats())
 		}
 		pass(40 * time.Minute)
-		if _, there := r.book.s.Logins["accessor-1"]; there {
+		if _, there := r.book.logins()["accessor-1"]; there {
 			t.Error("a token whose time is over is still to be logged out")
 		}
 	})
@@ -203,14 +248,14 @@ func TestDiskRefuses(t *testing.T) {
 					t.Errorf("ready: %v", err)
 				}
 				pass(time.Minute)
-				if life == 0 && len(r.consul.tokens) != 0 {
-					t.Errorf("left: %v", r.consul.tokens)
+				if life == 0 && len(r.consul.left()) != 0 {
+					t.Errorf("left: %v", r.consul.left())
 				}
 				r.book.breakDisk(nil)
 				pass(2 * retryMost)
 				r.wantState("web", state.CredentialOK)
-				if len(r.book.s.Logins) != 1 || len(r.consul.tokens) != 1 {
-					t.Errorf("journaled %d, tokens %d", len(r.book.s.Logins), len(r.consul.tokens))
+				if len(r.book.logins()) != 1 || len(r.consul.left()) != 1 {
+					t.Errorf("journaled %d, tokens %d", len(r.book.logins()), len(r.consul.left()))
 				}
 				if r.m.Stats().Failures[ReasonDisk] == 0 {
 					t.Error("not counted")
@@ -292,15 +337,15 @@ func TestOtherMethod(t *testing.T) {
 			Type: state.CredentialLogin, Login: &state.Login{AuthMethod: "other", BearerTokenFile: file},
 		}})
 		pass(time.Minute)
-		if l := r.consul.logins(); len(l) != 2 || l[1].query.AuthMethod != "other" || len(r.consul.tokens) != 1 {
-			t.Fatalf("%d logins, %d tokens", len(l), len(r.consul.tokens))
+		if l := r.consul.logins(); len(l) != 2 || l[1].query.AuthMethod != "other" || len(r.consul.left()) != 1 {
+			t.Fatalf("%d logins, %d tokens", len(l), len(r.consul.left()))
 		}
 		r.wantFile("web", "secret-2-of-a-login")
 		r.book.do(state.ProxyChanged{ID: "web", Credential: &state.Credential{}})
 		pass(time.Minute)
 		r.wantFile("web", "")
-		if len(r.consul.tokens) != 0 {
-			t.Errorf("%d tokens left", len(r.consul.tokens))
+		if len(r.consul.left()) != 0 {
+			t.Errorf("%d tokens left", len(r.consul.left()))
 		}
 	})
 }

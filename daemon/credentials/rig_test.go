@@ -82,7 +82,8 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-func (r *rig) start() {
+// open makes the Manager of a host that starts.
+func (r *rig) open() {
 	r.t.Helper()
 	store, err := seal.Open(r.dir, seal.Options{MachineID: "m"})
 	if err != nil {
@@ -90,6 +91,11 @@ func (r *rig) start() {
 	}
 	r.cfg.Store = store
 	r.m = New(r.cfg)
+}
+
+func (r *rig) start() {
+	r.t.Helper()
+	r.open()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.m.Run(ctx) }()

@@ -44,7 +44,7 @@ func (r *rig) wantStates(want ...state.CredentialState) {
 // journal, and well again soon after it was given the right.
 func TestRightsMissing(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.consul.tokens["static-token-1"] = true
+		r.consul.know("static-token-1")
 		r.rights(noWrite)
 		r.register("web", static(), "static-token-1", "")
 		if f := r.files("web"); f.Token != "static-token-1" {
@@ -73,7 +73,7 @@ func TestRightsMissing(t *testing.T) {
 // What is not told is no problem, and asked again while it may be.
 func TestRightsNotTold(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.consul.tokens["static-token-1"] = true
+		r.consul.know("static-token-1")
 		r.rights(untold)
 		r.register("never", static(), "static-token-1", "")
 		pass(time.Hour)
@@ -92,7 +92,7 @@ func TestRightsNotTold(t *testing.T) {
 		r.rights(notNow) // and nobody says that it is otherwise
 		pass(10 * time.Minute)
 		r.wantStates(state.CredentialOK, state.CredentialOK, state.CredentialRefused)
-		r.consul.tokens["static-token-2"] = true
+		r.consul.know("static-token-2")
 		r.register("later", static(), "static-token-2", "") // of which nothing bad is known
 		pass(10 * time.Second)
 		r.wantStates(state.CredentialOK, state.CredentialOK, state.CredentialRefused, state.CredentialOK)
@@ -102,7 +102,7 @@ func TestRightsNotTold(t *testing.T) {
 // A proxy that Consul does not know yet has no service that could be asked for.
 func TestRightsOnceKnown(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.consul.tokens["static-token-1"] = true
+		r.consul.know("static-token-1")
 		r.rights(noWrite)
 		r.consul.set(func(s *servers) { s.params = &catalog.Problem{Sentence: "not yet", Err: catalog.ErrProxyUnknown} })
 		r.register("web", static(), "static-token-1", "")
@@ -120,7 +120,7 @@ func TestRightsOnceKnown(t *testing.T) {
 // A right may be taken away later, of which no connection tells.
 func TestRightsTakenAway(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.consul.tokens["static-token-1"] = true
+		r.consul.know("static-token-1")
 		r.register("web", static(), "static-token-1", "")
 		pass(time.Minute)
 		before := r.wanted()
@@ -144,7 +144,7 @@ func TestRightsTakenAway(t *testing.T) {
 // not with the next look at the rights.
 func TestRightsJournaledSoon(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		r.consul.tokens["static-token-1"] = true
+		r.consul.know("static-token-1")
 		r.book.breakDisk(errors.New("disk full"))
 		r.register("web", static(), "static-token-1", "")
 		pass(30 * time.Second)

@@ -57,7 +57,7 @@ func secured(t *testing.T, test func(t *testing.T, r *rig, ca, cert, key string)
 		r.write(cert, c)
 		r.write(key, k)
 		r.cfg.TLS = catalog.TLS{CACerts: ca, Cert: cert, Key: key}
-		r.consul.tokens["static-token"] = true
+		r.consul.know("static-token")
 		r.start()
 		r.register("web", static(), "static-token", "")
 		test(t, r, ca, cert, key)

@@ -64,13 +64,19 @@ func (w *worker) follow(p state.Proxy) {
 	same := p.Seq == w.reg.Seq && p.Envoy.Equal(w.reg.Envoy) && p.Credential.Equal(w.reg.Credential) && p.Process.Equal(w.reg.Process)
 	w.reg = p
 	if !same {
-		w.version++
-		w.files, w.written, w.problem = Files{}, false, nil // those were another's
+		w.outdate()
 	}
 	w.mu.Unlock()
 	if !same {
 		w.nudge()
 	}
+}
+
+// outdate says that what was written and found out so far was for an earlier
+// registration. w.mu is held.
+func (w *worker) outdate() {
+	w.version++
+	w.files, w.written, w.problem = Files{}, false, nil
 }
 
 // nudge asks for a step now.
@@ -85,6 +91,7 @@ func (w *worker) nudge() {
 func (w *worker) replaced() {
 	w.mu.Lock()
 	w.fresh = true
+	w.outdate()
 	w.mu.Unlock()
 	w.nudge()
 }
