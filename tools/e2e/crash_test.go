@@ -44,19 +44,21 @@ func (c *crash) promise(id string) v1.Registered {
 }
 
 // atEachStep does something again and again, lictord being killed before the
-// first of its steps, before the second, and so on, until it lives through all
-// of them. Each time, the data path is looked at while no daemon runs, and then
-// everything after a restart. answered says that the caller was told success.
+// first of its steps of a kind, before the second, and so on, until it lives
+// through all of them, and so with each kind: what lictord does besides in some
+// rounds takes no step's turn. Each time, the data path is looked at while no
+// daemon runs, and then everything after a restart. answered says that the caller
+// was told success.
 func (c *crash) atEachStep(do func(round int) error, dead, restarted func(round int, answered bool)) {
 	c.Helper()
-	killed := map[string]int{}
-	for round := 1; ; round++ {
-		k := c.killAt(round)
+	round := 0
+	once := func(kind string, n int) steps {
+		c.Helper()
+		round++
+		k := c.killAt(kind, n)
 		err := do(round)
 		saw := k.saw(c.world)
-		if saw.Killed {
-			killed[saw.Calls[len(saw.Calls)-1]]++
-		} else if err != nil {
+		if !saw.Killed && err != nil {
 			c.Fatalf("round %d: nobody killed lictord, but: %v", round, err)
 		}
 		c.must(c.lictor.Kill())
@@ -70,11 +72,16 @@ func (c *crash) atEachStep(do func(round int) error, dead, restarted func(round 
 		if c.Failed() {
 			c.Fatalf("round %d: answered %v, killed %v before the last of %q", round, err == nil, saw.Killed, saw.Calls)
 		}
-		if !saw.Killed {
-			c.Logf("killed before %d steps, by kind: %v; the whole: %q", round-1, killed, saw.Calls)
-			break
+		return saw
+	}
+	whole := once("", 0)
+	killed := map[string]int{}
+	for _, kind := range slices.Compact(slices.Sorted(slices.Values(whole.Calls))) {
+		for once(kind, killed[kind]+1).Killed {
+			killed[kind]++
 		}
 	}
+	c.Logf("killed in %d rounds, before steps of kinds: %v; the whole: %q", round, killed, whole.Calls)
 	for _, step := range []string{"pwrite", "sync", "map update", "answer"} {
 		if killed[step] == 0 {
 			c.Errorf("lictord was never killed before a step of kind %q", step)

@@ -20,9 +20,10 @@ import (
 	"github.com/lictor-mesh/lictor/tools/testbed/reexec"
 )
 
-// killer is a process that traces lictord and kills it before its n-th step from
-// now on: a system call by which it writes to its journal, syncs it, changes a
-// map of the kernel's, or answers on a socket. The call is not made any more.
+// killer is a process that traces lictord and kills it before its n-th step of a
+// kind from now on: a system call by which it writes to its journal, syncs it,
+// changes a map of the kernel's, or answers on a socket. The call is not made any
+// more.
 type killer struct {
 	*bed.Process
 	stdin, stdout *os.File
@@ -35,10 +36,25 @@ type steps struct {
 	Killed bool
 }
 
-type killOrder struct{ PID, Step int }
+// of counts the calls of a kind.
+func (s steps) of(kind string) (n int) {
+	for _, call := range s.Calls {
+		if call == kind {
+			n++
+		}
+	}
+	return n
+}
 
-// killAt arms a killer for the running daemon's n-th step, counted from 1.
-func (w *world) killAt(n int) *killer {
+type killOrder struct {
+	PID  int
+	Kind string
+	Step int
+}
+
+// killAt arms a killer for the running daemon's n-th step of a kind, counted from
+// 1. With the kind "" it only watches.
+func (w *world) killAt(kind string, n int) *killer {
 	w.Helper()
 	in, stdin, err := os.Pipe()
 	w.must(err)
@@ -49,7 +65,7 @@ func (w *world) killAt(n int) *killer {
 		Name: "killer", Path: reexec.Path, Argv0: reexec.Argv0("killer"), Stdin: in, Stdout: out,
 	})
 	w.must(errors.Join(err, in.Close(), out.Close()))
-	w.must(json.NewEncoder(stdin).Encode(killOrder{w.lictor.Process().PID(), n}))
+	w.must(json.NewEncoder(stdin).Encode(killOrder{w.lictor.Process().PID(), kind, n}))
 	armed := make([]byte, 1)
 	w.must(stdout.SetReadDeadline(time.Now().Add(10 * time.Second)))
 	if _, err := io.ReadFull(stdout, armed); err != nil {
@@ -76,7 +92,7 @@ func killerMain() error {
 	if err := in.Decode(&order); err != nil {
 		return err
 	}
-	t := tracer{pid: order.PID, at: order.Step}
+	t := tracer{order: order}
 	if err := t.seizeAll(); err != nil {
 		return err
 	}
@@ -96,7 +112,7 @@ func killerMain() error {
 
 // tracer traces all threads of a process.
 type tracer struct {
-	pid, at int
+	order killOrder
 
 	mu   sync.Mutex
 	seen steps
@@ -114,7 +130,7 @@ func (t *tracer) seizeAll() error {
 	seized := map[int]bool{}
 	for more := true; more; {
 		more = false
-		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", t.pid))
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", t.order.PID))
 		if err != nil {
 			return err
 		}
@@ -206,9 +222,9 @@ func (t *tracer) count(tid int) error {
 		return nil
 	}
 	t.seen.Calls = append(t.seen.Calls, step)
-	if len(t.seen.Calls) == t.at {
+	if step == t.order.Kind && t.seen.of(step) == t.order.Step {
 		t.seen.Killed = true
-		return unix.Kill(t.pid, unix.SIGKILL)
+		return unix.Kill(t.order.PID, unix.SIGKILL)
 	}
 	return nil
 }
@@ -231,7 +247,7 @@ func (t *tracer) step(info syscallInfo) string {
 			return "map delete"
 		}
 	case unix.SYS_WRITE:
-		to, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(t.pid), "fd", strconv.FormatUint(info.args[0], 10)))
+		to, err := os.Readlink(filepath.Join("/proc", strconv.Itoa(t.order.PID), "fd", strconv.FormatUint(info.args[0], 10)))
 		if err == nil && strings.HasPrefix(to, "socket:") {
 			return "answer"
 		}
