@@ -11,11 +11,9 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -33,12 +31,10 @@ var today = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"lictor": func() {
-			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			ctx, settle := interruptible()
 			env := scriptEnvironment()
-			env.become = func(p program) error { return become(ctx, stop, p) }
-			status := run(ctx, env, os.Args[1:])
-			stop()
-			os.Exit(status)
+			env.become = func(p program) error { return become(settle, p) }
+			os.Exit(run(ctx, env, os.Args[1:]))
 		},
 	})
 }

@@ -3,11 +3,8 @@
 package main
 
 import (
-	"context"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/lictor-mesh/lictor/kernel"
@@ -27,13 +24,12 @@ type environment struct {
 }
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	ctx, settle := interruptible()
 	status := run(ctx, environment{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
 		now: time.Now, zone: time.Local, terminal: isTerminal(os.Stderr),
 		probe: kernel.Probe, unload: kernel.Unload,
-		become: func(p program) error { return become(ctx, stop, p) },
+		become: func(p program) error { return become(settle, p) },
 	}, os.Args[1:])
 	os.Exit(status)
 }
