@@ -60,7 +60,7 @@ func (k *Kernel) openMap(spec *ebpf.MapSpec, path string, present bool) (*ebpf.M
 	if !present {
 		m, err := ebpf.NewMap(spec)
 		if errors.Is(err, unix.EPERM) {
-			return nil, fmt.Errorf("make map %s: %s: %w", spec.Name, privileges, err)
+			return nil, fmt.Errorf("make map %s: %w", spec.Name, forbidden(err))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("make map %s: %w", spec.Name, err)

@@ -77,6 +77,14 @@ func Probe() []Feature {
 	return found
 }
 
+// forbidden says why the kernel does not permit something, and what to do.
+func forbidden(err error) error {
+	if lacking := haveCaps(); lacking != nil {
+		return fmt.Errorf("%w; %s", lacking, privileges)
+	}
+	return fmt.Errorf("%w, although the capabilities are there: a user namespace, seccomp, SELinux or the kernel's lockdown forbids it", err)
+}
+
 // haveCaps asks for the effective capabilities of this process. CAP_SYS_ADMIN
 // stands for CAP_BPF and CAP_PERFMON.
 func haveCaps() error {

@@ -175,10 +175,11 @@ func haveRetval() error {
 func explainLoad(err error) error {
 	var verifier *ebpf.VerifierError
 	switch {
+	case errors.Is(err, unix.EPERM), haveCaps() != nil:
+		// Without CAP_PERFMON it is the verifier that refuses: it knows no such helper.
+		return fmt.Errorf("load the programs: %w", forbidden(err))
 	case errors.As(err, &verifier):
 		return fmt.Errorf("load the programs: this kernel's verifier refuses them, which is a bug; please report this: %+v", verifier) //nolint:errorlint // its whole log
-	case errors.Is(err, unix.EPERM):
-		return fmt.Errorf("load the programs: %s: %w", privileges, err)
 	case errors.Is(err, ebpf.ErrNotSupported):
 		return fmt.Errorf("load the programs: this kernel lacks something, lictor doctor says what: %w", err)
 	}

@@ -39,6 +39,9 @@ func openPins(path string, make bool) (*pinDir, error) {
 		}
 	}
 	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, fmt.Errorf("open pin directory: %w; run as root", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open pin directory: %w", err)
 	}
@@ -127,7 +130,7 @@ func ensureBPFFS(path string) error {
 		return fmt.Errorf("make pin directory: %w", err)
 	}
 	if err := unix.Mount("bpf", at, "bpf", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0700"); err != nil {
-		return fmt.Errorf("mount a bpffs at %s: %w", at, err)
+		return fmt.Errorf("mount a bpffs at %s: %w; do it before lictord starts, or give a --bpffs that is on one", at, err)
 	}
 	return nil
 }
@@ -140,8 +143,11 @@ func onBPFFS(path string) (bool, error) {
 		if err == nil {
 			return st.Type == unix.BPF_FS_MAGIC, nil
 		}
-		if !errors.Is(err, fs.ErrNotExist) || path == filepath.Dir(path) {
-			return false, fmt.Errorf("stat %s: %w", path, err)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return false, fmt.Errorf("look for a bpffs at %s: %w; run as root", path, err)
+		case !errors.Is(err, fs.ErrNotExist), path == filepath.Dir(path):
+			return false, fmt.Errorf("look for a bpffs at %s: %w", path, err)
 		}
 		path = filepath.Dir(path)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/kernel/cgroup"
@@ -107,16 +108,8 @@ func TestSockets(t *testing.T) {
 // missing in the kernel.
 func TestProbeWithoutRights(t *testing.T) {
 	testenv.Privileged(t)
-	found := make(chan []Feature)
-	go func() {
-		runtime.LockOSThread() // and the thread ends with the goroutine: its rights are its own
-		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &make([]unix.CapUserData, 2)[0]); err != nil {
-			t.Error(err)
-		}
-		found <- Probe()
-	}()
 	var batched bool
-	for _, f := range <-found {
+	for _, f := range withCaps(t, nil, Probe) {
 		if strings.Contains(f.Err, unix.EPERM.Error()) && f.How != privileges {
 			t.Errorf("not permitted, and advised to: %+v", f)
 		}
@@ -125,4 +118,48 @@ func TestProbeWithoutRights(t *testing.T) {
 	if !batched {
 		t.Error("a map was made without a right to")
 	}
+}
+
+// TestLoadWithoutRights: a right that lacks is named, also where it is the
+// verifier that refuses. Whoever lacks none is told to look elsewhere.
+func TestLoadWithoutRights(t *testing.T) {
+	testenv.Privileged(t)
+	for _, tt := range []struct {
+		name string
+		caps []uint
+		err  error
+		want string
+	}{
+		{"none", nil, unix.EPERM, "no CAP_NET_ADMIN; " + privileges},
+		{"no CAP_BPF", []uint{unix.CAP_NET_ADMIN, unix.CAP_PERFMON}, unix.EPERM, "no CAP_BPF; " + privileges},
+		{"no CAP_PERFMON", []uint{unix.CAP_NET_ADMIN, unix.CAP_BPF}, &ebpf.VerifierError{Cause: unix.EINVAL}, "no CAP_PERFMON; " + privileges},
+		{"all", []uint{unix.CAP_NET_ADMIN, unix.CAP_BPF, unix.CAP_PERFMON}, unix.EPERM, "forbids it"},
+		{"a bug", []uint{unix.CAP_NET_ADMIN, unix.CAP_SYS_ADMIN}, &ebpf.VerifierError{Cause: unix.EINVAL}, "please report this"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := withCaps(t, tt.caps, func() error { return explainLoad(tt.err) })
+			if !strings.Contains(got.Error(), tt.want) {
+				t.Errorf("%v, want %q in it", got, tt.want)
+			}
+		})
+	}
+}
+
+// withCaps calls fn with these capabilities alone.
+func withCaps[T any](t *testing.T, caps []uint, fn func() T) T {
+	t.Helper()
+	answer := make(chan T)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with the goroutine: its rights are its own
+		data := make([]unix.CapUserData, 2)
+		for _, c := range caps {
+			data[c/32].Effective |= 1 << (c % 32)
+			data[c/32].Permitted |= 1 << (c % 32)
+		}
+		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &data[0]); err != nil {
+			t.Error(err)
+		}
+		answer <- fn()
+	}()
+	return <-answer
 }
