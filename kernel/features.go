@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -36,6 +37,8 @@ func Probe() []Feature {
 	found := []Feature{
 		{Name: "capabilities", Required: true, Why: "to load and attach programs",
 			How: privileges, err: haveCaps()},
+		{Name: "capabilities for proxies", Why: "to enter proxies' namespaces and to hand files to their users: tokens, TLS, drains",
+			How: "run as root, with all capabilities", err: haveProxyCaps()},
 		{Name: "cgroup v2", Required: true, Why: "the hook is attached to a cgroup",
 			How: "mount -t cgroup2 none /sys/fs/cgroup, or /sys/fs/cgroup/unified beside version 1", err: haveCgroup()},
 		{Name: "host cgroup root", Why: "a hook for the whole host; in a container's cgroup namespace it would cover the container alone",
@@ -88,12 +91,10 @@ func forbidden(err error) error {
 // haveCaps asks for the effective capabilities of this process. CAP_SYS_ADMIN
 // stands for CAP_BPF and CAP_PERFMON.
 func haveCaps() error {
-	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&hdr, &data[0]); err != nil {
-		return fmt.Errorf("read own capabilities: %w", err)
+	have, err := effectiveCaps()
+	if err != nil {
+		return err
 	}
-	have := func(c uint) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
 	admin := have(unix.CAP_SYS_ADMIN)
 	switch {
 	case !have(unix.CAP_NET_ADMIN):
@@ -104,6 +105,46 @@ func haveCaps() error {
 		return errors.New("no CAP_PERFMON")
 	}
 	return nil
+}
+
+// haveProxyCaps asks for those that the hook can do without and what is done for
+// single proxies cannot.
+func haveProxyCaps() error {
+	have, err := effectiveCaps()
+	if err != nil {
+		return err
+	}
+	var lacking []string
+	for _, c := range []struct {
+		number uint
+		name   string
+	}{
+		{unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN"},
+		{unix.CAP_SYS_PTRACE, "CAP_SYS_PTRACE"},
+		{unix.CAP_SETUID, "CAP_SETUID"},
+		{unix.CAP_SETGID, "CAP_SETGID"},
+		{unix.CAP_CHOWN, "CAP_CHOWN"},
+		{unix.CAP_DAC_OVERRIDE, "CAP_DAC_OVERRIDE"},
+		{unix.CAP_FOWNER, "CAP_FOWNER"},
+	} {
+		if !have(c.number) {
+			lacking = append(lacking, c.name)
+		}
+	}
+	if len(lacking) > 0 {
+		return errors.New("no " + strings.Join(lacking, ", "))
+	}
+	return nil
+}
+
+// effectiveCaps are those of this thread.
+func effectiveCaps() (have func(uint) bool, err error) {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return nil, fmt.Errorf("read own capabilities: %w", err)
+	}
+	return func(c uint) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }, nil
 }
 
 func haveCgroup() error {

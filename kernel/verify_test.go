@@ -110,6 +110,9 @@ func TestProbeWithoutRights(t *testing.T) {
 	testenv.Privileged(t)
 	var batched bool
 	for _, f := range withCaps(t, nil, Probe) {
+		if f.Name == "capabilities for proxies" && !strings.Contains(f.Err, "CAP_SYS_PTRACE, CAP_SETUID") {
+			t.Errorf("%+v, want what lacks", f)
+		}
 		if strings.Contains(f.Err, unix.EPERM.Error()) && f.How != privileges {
 			t.Errorf("not permitted, and advised to: %+v", f)
 		}

@@ -297,6 +297,9 @@ func (b *Base) dir(name string, owner Identity) (*Dir, error) {
 	}
 	if err := b.root.Mkdir(name, 0o700); err == nil {
 		if err := b.root.Lchown(name, int(owner.UID), int(owner.GID)); err != nil {
+			if errors.Is(err, fs.ErrPermission) {
+				err = fmt.Errorf("%w; lictord needs CAP_CHOWN", err)
+			}
 			return nil, errors.Join(err, b.root.Remove(name))
 		}
 	} else if !errors.Is(err, fs.ErrExist) {

@@ -102,7 +102,7 @@ func (i Identity) assume() (restore func() bool, err error) {
 func setFS(set func(int) (int, error), id uint32) error {
 	_, _ = set(int(id)) // the former id
 	if now, _ := set(-1); uint32(now) != id {
-		return fmt.Errorf("open files as id %d: the kernel refuses", id)
+		return fmt.Errorf("open files as id %d: the kernel refuses; lictord needs CAP_SETUID and CAP_SETGID", id)
 	}
 	return nil
 }
@@ -113,10 +113,14 @@ func setGroups(groups []uint32) error {
 	if len(groups) > 0 {
 		first = unsafe.Pointer(&groups[0])
 	}
-	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(first), 0); errno != 0 {
-		return os.NewSyscallError("setgroups", errno)
+	_, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(first), 0)
+	switch errno {
+	case 0:
+		return nil
+	case unix.EPERM:
+		return fmt.Errorf("setgroups: %w; lictord needs CAP_SETGID", errno)
 	}
-	return nil
+	return os.NewSyscallError("setgroups", errno)
 }
 
 // ErrNoFile is when a path names a directory, a device or what /proc makes up,

@@ -84,6 +84,9 @@ func gone(p state.Process, err error) error {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 		err = ErrGone
 	}
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("open files of process %d: %w; lictord needs CAP_SYS_PTRACE", p.PID, err)
+	}
 	return fmt.Errorf("open files of process %d: %w", p.PID, err)
 }
 
