@@ -137,7 +137,7 @@ define fuzz
 endef
 
 # Packages that wait most of the time and measure none, longest first.
-WAITING := tools/e2e/mesh tools/storm tools/testbed/bed tools/demo tools/e2e/fleet tools/e2e/input daemon/catalog \
+WAITING := tools/e2e/mesh tools/storm tools/testbed/bed tools/e2e/fleet tools/e2e/input daemon/catalog \
            daemon/credentials daemon/lifecycle daemon/secrets
 ALL      = $(or $(shell $(GO) list $(PACKAGES)),$(error no package is in $(PACKAGES)))
 WAITERS  = $(filter $(ALL),$(addprefix github.com/lictor-mesh/lictor/,$(WAITING)))
@@ -180,8 +180,8 @@ soak: root build parts ## H (1) hours of pods, servers and restarts that come an
 
 .PHONY: pictures
 pictures: root build parts browser ## draw the dashboards with Grafana's own components, and take their pictures and the status page's anew: 20 minutes (npm gets 475 MB, once)
-	REQUIRE_PRIVILEGED=1 $(GO) test -count=1 -timeout 20m -run '^TestPanelsDraw$$' -v ./tools/e2e/observe -draw -update
-	REQUIRE_PRIVILEGED=1 $(GO) test -tags pictures -count=1 -timeout 20m -run '^TestPictures$$' -v ./tools/e2e/page -update
+	REQUIRE_PRIVILEGED=1 $(GO) test -tags pictures -p 1 -count=1 -timeout 20m -run '^(TestPanelsDraw|TestPictures)$$' -v \
+	  ./tools/e2e/observe ./tools/e2e/page -update
 
 .PHONY: churn
 churn: root build parts ## a hundred proxies with logins come, go and crash at random for a minute, and lictord too: nothing may be left

@@ -160,14 +160,14 @@ func (who *member) promised(vip string, port uint16) error {
 	return nil
 }
 
-// prepare registers a member with lictord and returns its bootstrap: all that a
-// lictor exec would need of lictord.
+// prepare registers a member that has a token of its own with lictord and returns
+// its bootstrap: all that a lictor exec would need of lictord.
 func (m *mesh) prepare(ctx context.Context, who *member) (bootstrap []byte, err error) {
 	if err := m.enlist(ctx, who); err != nil {
 		return nil, err
 	}
 	r, err := m.client.Register(ctx, who.proxy.ID, v1.RegisterRequest{
-		NodeName: who.proxy.NodeName, Netns: who.pod.Netns.Path, Credential: who.credential.request(),
+		NodeName: who.proxy.NodeName, Netns: who.pod.Netns.Path, Credential: who.credential.static(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("register %s with lictord: %w", who.name, err)

@@ -15,11 +15,10 @@ import (
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 )
 
-// soon is the limit of a change's way to every Envoy. It is below the 5 s after
-// which Consul's catalog knows that a server died: what arrives in it did not
-// wait for that. On a busy machine a handshake may take longer than the second
-// that Envoy waits for one, and has to be begun again.
-const soon = 4 * time.Second
+// soon is the limit of a change's way to every Envoy. It is well below the 5 s
+// after which Consul's catalog knows that a server died: what arrives in it did
+// not wait for that.
+const soon = 3 * time.Second
 
 // script is what the demo does, in this order. The steps share the demo's
 // fields; a step that sets what later ones read is needed.

@@ -12,8 +12,8 @@ import (
 	"github.com/hashicorp/consul/api"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
-	"github.com/lictor-mesh/lictor/tools/testbed/pki"
 )
 
 // credential is what a member gets its ACL token by: one of its own, one in a
@@ -23,11 +23,9 @@ type credential struct {
 	token *api.ACLToken // nil for a login
 }
 
-// request is the credential in the words of lictord's API.
-func (c credential) request() *v1.Credential {
-	out := &v1.Credential{Token: c.Token}
-	out.Type = "static"
-	return out
+// static is a token of a member's own in the words of lictord's API.
+func (c credential) static() *v1.Credential {
+	return &v1.Credential{Credential: state.Credential{Type: state.CredentialStatic}, Token: c.Token}
 }
 
 // provide makes a member's credential.
@@ -62,13 +60,13 @@ const rotated = "web"
 // there before.
 func (who *member) file(name, content string) (path string, err error) {
 	path = filepath.Join(who.pod.Dir, name)
-	if err := pki.Replace(path+".to", []byte(content), 0o600); err != nil {
+	if err := os.WriteFile(path+".new", []byte(content), 0o600); err != nil {
 		return "", err
 	}
-	if err := os.Chown(path+".to", bed.Nobody, bed.Nobody); err != nil {
+	if err := os.Chown(path+".new", bed.Nobody, bed.Nobody); err != nil {
 		return "", fmt.Errorf("give %s to the user of %s: %w", name, who.name, err)
 	}
-	return path, os.Rename(path+".to", path)
+	return path, os.Rename(path+".new", path)
 }
 
 // rotateToken gives a member another token and deletes the first one in Consul.
