@@ -166,7 +166,7 @@ func (b backend) consulStatus(st *v1.Status) {
 	}
 	st.Consul.NoContact = contact.Since
 	st.Problems = append(st.Problems, fmt.Sprintf(
-		"No contact with Consul since %s, the last known servers stay in force: %s",
+		"No contact with Consul since %s; servers that are known stay in force: %s",
 		contact.Since.Local().Format(time.DateTime), contact.Problem))
 }
 
@@ -194,7 +194,7 @@ func (b backend) proxyStatus(ctx context.Context, st *v1.Status) error {
 	credentialStatus(st, snap.State)
 	st.Servers, st.Journal.Pending = len(snap.State.Servers), snap.Pending
 	if st.Servers == 0 {
-		st.Problems = append(st.Problems, "No Consul server is known: connects to VIPs are refused. Check --consul-addresses.")
+		st.Problems = append(st.Problems, "No Consul server is known: connects to VIPs are refused until Consul has told of one.")
 	}
 	return nil
 }

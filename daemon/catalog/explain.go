@@ -23,9 +23,9 @@ type Problem struct {
 	Err      error // the cause, nil when there is no more to say
 }
 
-// Error is the sentence with its cause.
+// Error is the sentence with its cause, once.
 func (p *Problem) Error() string {
-	if p.Err == nil {
+	if p.Err == nil || strings.Contains(p.Sentence, p.Err.Error()) {
 		return p.Sentence
 	}
 	return p.Sentence + ": " + p.Err.Error()
@@ -79,7 +79,7 @@ func reason(err error) string {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return "has a certificate that is not valid now: renew it, or check the clocks"
 	case errors.As(err, &invalid):
-		return "has a certificate that is not valid for a server"
+		return "has a certificate that is not valid for a server: make it one, as `consul tls cert create -server` does"
 	case errors.As(err, &noTLS), errors.Is(err, http.ErrSchemeMismatch):
 		return "does not speak TLS on this port: give the HTTPS port with --consul-http-port, or set --tls-disabled"
 	case errors.As(err, &opErr) && opErr.Op == "remote error": // so crypto/tls calls an alert
@@ -89,14 +89,21 @@ func reason(err error) string {
 	case errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
 		return "cannot be reached: check the network and --consul-addresses"
 	case timedOut(err):
-		return "does not answer in time"
+		return notInTime
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET):
-		return "ended the connection"
+		return "ended the connection: its log may say why"
 	case strings.Contains(err.Error(), "malformed HTTP"):
 		return "does not speak HTTP on this port: check --consul-http-port"
 	}
-	return "cannot be asked"
+	return cannotBeAsked
 }
+
+// What is wrong then is not seen from here.
+const (
+	notInTime     = "does not answer in time: check that it is well, and that no firewall drops what is sent to it"
+	cannotBeAsked = "cannot be asked: lictord's log has the error"
+	limitsUs      = "limits requests for now: it is asked again by and by"
+)
 
 // timedOut says whether an answer, or a connection, did not come in time.
 func timedOut(err error) bool {
@@ -115,11 +122,11 @@ func explainStatus(target string, refused statusError, token string) error {
 	case code == http.StatusUnauthorized, code == http.StatusForbidden:
 		what = refusesToken(token)
 	case refused.limits():
-		what = "limits requests for now"
+		what = limitsUs
 	case strings.Contains(said, "No cluster leader"):
-		what = "has no leader"
+		what = "has no leader: check with `consul operator raft list-peers` that most servers are up"
 	default:
-		what = "cannot answer"
+		what = "cannot answer: lictord's log has what it said"
 	}
 	return &Problem{
 		Sentence: fmt.Sprintf("the Consul server at %s %s", target, what),

@@ -111,7 +111,7 @@ func (c *Catalog) apply(target string, a answer) (changed bool, err error) {
 	switch {
 	case !a.knownLeader:
 		return false, &Problem{Sentence: fmt.Sprintf(
-			"the Consul server at %s has no leader, so what it knows may be old", target)}
+			"the Consul server at %s has no leader, so that what it knows may be old: check with `consul operator raft list-peers` that most servers are up", target)}
 	case a.filtered:
 		return false, &Problem{Err: errHidden, Sentence: fmt.Sprintf(
 			"ACLs hide servers in what %s answers: the token needs service:read on \"consul\" and node:read on the servers",

@@ -245,7 +245,7 @@ func (conn *grpcConn) explain(ctx context.Context, err error) error {
 	)
 	switch code := status.Code(err); {
 	case code == codes.DeadlineExceeded:
-		what = "does not answer in time"
+		what = notInTime
 	case code == codes.Unavailable && d.c.cfg.TLS.Disabled && d.c.speaksTLS(ctx, conn.target):
 		what, err = "wants TLS on this port: do not set --tls-disabled, or give the plain port by --consul-grpc-port", fmt.Errorf("%w: %w", ErrWantsTLS, err)
 	case code == codes.Unavailable && !d.c.cfg.TLS.Disabled && d.alert(ctx, conn.target, &alert):
@@ -253,7 +253,7 @@ func (conn *grpcConn) explain(ctx context.Context, err error) error {
 	case code == codes.Unavailable, code == codes.Unimplemented:
 		what = "ended the connection, or does not speak gRPC here: check --consul-grpc-port"
 	default:
-		what = "cannot be asked"
+		what = cannotBeAsked
 	}
 	return &Problem{Sentence: "the Consul server at " + conn.target + " " + what, Err: err}
 }

@@ -139,14 +139,14 @@ func runCommand(ctx context.Context, words []string) ([]host, error) {
 			err = ctx.Err()
 		}
 		return nil, &Problem{
-			Sentence: fmt.Sprintf("the command of --consul-addresses, %s, fails (%v): %s", words[0], err, cmp.Or(said, "it says nothing")),
+			Sentence: fmt.Sprintf("the command of --consul-addresses, %s, fails (%v) and says %s: run it by hand to see why", words[0], err, cmp.Or(said, "nothing")),
 			Err:      err,
 		}
 	}
 	hosts, err := parseHosts(stdout.String())
 	if err != nil {
 		return nil, &Problem{
-			Sentence: fmt.Sprintf("the command of --consul-addresses, %s, prints no addresses: %v", words[0], err),
+			Sentence: fmt.Sprintf("the command of --consul-addresses, %s, prints no addresses: %v; it is to print IP addresses or DNS names", words[0], err),
 			Err:      err,
 		}
 	}

@@ -159,15 +159,15 @@ func (d *grpcDialer) explain(err error) error {
 	case codes.Unauthenticated, codes.PermissionDenied:
 		what = refusesToken(d.token)
 	case codes.ResourceExhausted:
-		what = "limits requests for now"
+		what = limitsUs
 	case codes.DeadlineExceeded:
-		what = "does not answer in time"
+		what = notInTime
 	case codes.Unimplemented:
 		what = "does not know WatchServers: check --consul-grpc-port, and that it is a Consul server of 1.14 or later"
 	case codes.Unavailable:
 		what = "ended the connection, or does not speak gRPC here: check --consul-grpc-port, and --tls-disabled"
 	default:
-		what = "cannot be asked"
+		what = cannotBeAsked
 	}
 	return &Problem{Sentence: "the Consul server at " + d.target + " " + what, Err: err}
 }

@@ -112,7 +112,7 @@ func problems(st v1.Status) []string {
 		told = append(told, "The hook is not in effect: new connections to VIPs fail on this host. `lictor status`, run there, says what to do.")
 	}
 	if st.Servers == 0 {
-		told = append(told, "No Consul server is known: connections to VIPs are refused. Check --consul-addresses.")
+		told = append(told, "No Consul server is known: connections to VIPs are refused. `lictor status`, run there, says why.")
 	} else if !st.Consul.NoContact.IsZero() {
 		told = append(told, "There is no contact with Consul: the last known servers stay in force.")
 	}
