@@ -3,6 +3,7 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"syscall"
 	"time"
 
@@ -38,6 +39,8 @@ func openHint(err error) error {
 		return fmt.Errorf("%w; make room, or give --state-dir another directory", err)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("%w; run lictord as root", err)
+	case errors.Is(err, fs.ErrExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; give --state-dir a directory, or a path where one can be made", err)
 	}
 	return err
 }

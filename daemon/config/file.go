@@ -124,7 +124,18 @@ func sentences(name string, diags hcl.Diagnostics) error {
 		if d.Subject != nil {
 			where = fmt.Sprintf("%s:%d", name, d.Subject.Start.Line)
 		}
-		errs = append(errs, fmt.Errorf("%s: %s", where, strings.Join(strings.Fields(d.Detail), " ")))
+		text := strings.Join(strings.Fields(d.Detail), " ") + hints[d.Summary]
+		errs = append(errs, fmt.Errorf("%s: %s", where, text))
 	}
 	return errors.Join(errs...)
 }
+
+// hints say what to do where a diagnostic of that summary does not.
+var hints = map[string]string{
+	"Unsupported argument":            knownKeys,
+	"Unsupported block type":          knownKeys,
+	"Extraneous JSON object property": knownKeys,
+	"Variables not allowed":           " A text stands in quotes.",
+}
+
+const knownKeys = " The keys are the flags that lictord --help lists, with underscores."

@@ -54,17 +54,17 @@ func TestFileErrorsNameKeyAndLine(t *testing.T) {
 		name, src string
 		want      []string
 	}{
-		"unknown key":            {"c.hcl", "\n\nvip_prt = 1\n", []string{"c.hcl:3:", `"vip_prt"`, `"vip_port"`}},
-		"unknown key, json":      {"c.json", "{\n\n\"vip_prt\": 1}", []string{"c.json:3:", `"vip_prt"`, `"vip_port"`}},
+		"unknown key":            {"c.hcl", "\n\nvip_prt = 1\n", []string{"c.hcl:3:", `"vip_prt"`, `"vip_port"`, "lictord --help"}},
+		"unknown key, json":      {"c.json", "{\n\n\"vip_prt\": 1}", []string{"c.json:3:", `"vip_prt"`, `"vip_port"`, "lictord --help"}},
 		"flag's own name, json":  {"c.json", "{\n\n\"vip-port\": 1}", []string{"c.json:3:", `"vip-port"`}},
 		"file in a file":         {"c.hcl", "\n\nconfig_file = \"/x.hcl\"\n", []string{"c.hcl:3:", "config_file"}},
-		"block":                  {"c.hcl", "\n\ntls {\n}\n", []string{"c.hcl:3:", "tls"}},
+		"block":                  {"c.hcl", "\n\ntls {\n}\n", []string{"c.hcl:3:", "tls", "lictord --help"}},
 		"twice":                  {"c.hcl", "vip_port = 1\n\nvip_port = 2\n", []string{"c.hcl:3:", "vip_port"}},
 		"twice, json":            {"c.json", "{\"vip_port\": 1,\n\n\"vip_port\": 2}", []string{"c.json:3:", "vip_port"}},
 		"no syntax":              {"c.hcl", "\n\nvip_port 1\n", []string{"c.hcl:3:"}},
 		"no syntax, json":        {"c.json", "{\n\n\"vip_port\": }", []string{"c.json:3:"}},
 		"a list":                 {"c.json", "[\n\n{\"vip_prt\": 1}]", []string{"c.json:3:", "vip_prt"}},
-		"variable":               {"c.hcl", "\n\nvip_port = x\n", []string{"c.hcl:3:"}},
+		"variable":               {"c.hcl", "\n\nvip_port = x\n", []string{"c.hcl:3:", "in quotes"}},
 		"object":                 {"c.json", "{\n\n\"vip_port\": {}}", []string{"c.json:3: vip_port:", "plain value"}},
 		"null":                   {"c.json", "{\n\n\"vip_port\": null}", []string{"c.json:3: vip_port:", "leave the key out"}},
 		"list of lists":          {"c.json", "{\n\n\"consul_addresses\": [[]]}", []string{"c.json:3: consul_addresses:"}},

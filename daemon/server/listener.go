@@ -52,7 +52,7 @@ func listenAPI(path string, limits limits, log *slog.Logger) (*apiListener, erro
 			path, len(path), maxSocketPath)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return nil, fmt.Errorf("make the directory of the socket: %w", err)
+		return nil, fmt.Errorf("make the directory of the socket: %w; set another --socket", err)
 	}
 	lock, err := lockSocket(path)
 	if err != nil {
