@@ -157,15 +157,24 @@ func (s *secure) state(m *member, want string) {
 
 // secrets looks for tokens wherever others than root and Envoy's user may read.
 func (s *secure) secrets() {
-	var secrets []string
+	client, err := s.cluster.Client(s.ctx)
+	s.must(err)
+	login, _, err := client.ACL().TokenRead(s.firstLogin, nil)
+	s.must(err)
+	bearer, err := os.ReadFile(filepath.Join(s.api.pod.Dir, "bearer"))
+	s.must(err)
+	secrets := []string{login.SecretID, strings.TrimSpace(string(bearer))}
 	for _, token := range s.tokens {
 		secrets = append(secrets, token.SecretID)
+	}
+	if slices.Contains(secrets, "") {
+		s.Fatal("a secret is empty, so that nothing is proved")
 	}
 	places := []string{s.lictor.Process().Log}
 	for _, m := range s.members() {
 		places = append(places, m.envoy.Log)
 	}
-	err := filepath.WalkDir(s.lictor.State, func(path string, d os.DirEntry, err error) error {
+	err = filepath.WalkDir(s.lictor.State, func(path string, d os.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() {
 			places = append(places, path)
 		}
