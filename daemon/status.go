@@ -149,7 +149,7 @@ func hookAdvice(err error) string {
 	if errors.Is(err, kernel.ErrPinGone) {
 		return restart + "; it does so by itself half a minute after its pins were removed."
 	}
-	return restart + "."
+	return restart + "; if that does not help, `bpftool cgroup tree` shows which other programs decide about connects there."
 }
 
 // noPrefix is how a zero netip.Prefix prints.
@@ -225,7 +225,7 @@ func (b backend) History(_ context.Context, id string) (v1.History, error) {
 		return h, retained(err)
 	}
 	if len(events) == 0 {
-		return h, fmt.Errorf("%w: the journal has no event of proxy %s since sequence number %d", server.ErrNotFound, id, h.Oldest)
+		return h, fmt.Errorf("%w: the journal has no event of proxy %s since sequence number %d; `lictor proxies` lists those that are registered", server.ErrNotFound, id, h.Oldest)
 	}
 	for _, e := range events {
 		line, err := journalEvent(e)

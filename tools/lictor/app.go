@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,6 +73,10 @@ Exit status: 0; 1 for what was refused or failed; 2 for a wrong command line.`)
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"}) // --help is enough
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		// That a number is wanted needs no name of a Go function.
+		if number := (*strconv.NumError)(nil); errors.As(err, &number) {
+			err = errors.New(strings.TrimSuffix(err.Error(), number.Error()) + number.Err.Error())
+		}
 		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
 	})
 	flags := root.PersistentFlags()

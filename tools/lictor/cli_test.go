@@ -40,11 +40,13 @@ func TestMain(m *testing.M) {
 }
 
 // scriptEnvironment is the world of a script: its clock stands still, its
-// kernel is the file $PROBE, and $UNLOAD says how unloading ends.
+// kernel is the file $PROBE, $UNLOAD says how unloading ends, and its user is root
+// unless $NOT_ROOT is set.
 func scriptEnvironment() environment {
 	return environment{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
 		now: func() time.Time { return today }, zone: time.UTC,
+		asRoot: os.Getenv("NOT_ROOT") == "",
 		probe: func() (found []kernel.Feature) {
 			text, err := os.ReadFile(os.Getenv("PROBE"))
 			if err != nil {

@@ -49,10 +49,13 @@ func (j *journalApp) stopFirst(err error, command string) error {
 	return absent(err)
 }
 
-// absent says what to do about a journal that is not there.
+// absent says what to do about a journal that is not there, or not for us.
 func absent(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w; set --state-dir to lictord's", err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%w; run it as root", err)
 	}
 	return err
 }

@@ -18,6 +18,7 @@ type environment struct {
 	now            func() time.Time
 	zone           *time.Location // in which times are shown to people
 	terminal       bool           // stderr is one: progress may be drawn over
+	asRoot         bool           // whom lictord tells everything
 	probe          func() []kernel.Feature
 	unload         func(bpffs string) error
 	become         func(program) error // ends this program, unless it fails
@@ -27,7 +28,7 @@ func main() {
 	ctx, settle := interruptible()
 	status := run(ctx, environment{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
-		now: time.Now, zone: time.Local, terminal: isTerminal(os.Stderr),
+		now: time.Now, zone: time.Local, terminal: isTerminal(os.Stderr), asRoot: os.Geteuid() == 0,
 		probe: kernel.Probe, unload: kernel.Unload,
 		become: func(p program) error { return become(settle, p) },
 	}, os.Args[1:])

@@ -53,7 +53,7 @@ func (o *operator) client(a *app, at v1.FleetConsul) (*api.Client, error) {
 	if o.tokenFile != "" {
 		text, err := os.ReadFile(o.tokenFile)
 		if err != nil {
-			return nil, fmt.Errorf("read the token: %w", err)
+			return nil, fmt.Errorf("read the file of --token-file: %w", err)
 		}
 		config.Token, config.TokenFile = strings.TrimSpace(string(text)), ""
 	}

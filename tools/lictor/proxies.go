@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -24,6 +25,15 @@ again answers the same VIP.
 Who may use the VIP is, unless a flag says otherwise, the network namespace that this
 command runs in: run it with "ip netns exec", or give --netns or --cgroup as root.`,
 		func(ctx context.Context, args []string) error {
+			owners := 0
+			for _, given := range []bool{req.Netns != "", req.Cgroup != "", anybody} {
+				if given {
+					owners++
+				}
+			}
+			if owners > 1 {
+				return usageError{errors.New("--netns, --cgroup and --any exclude each other; give at most one")}
+			}
 			if anybody {
 				req.Owner = v1.OwnerAny
 			}
@@ -118,6 +128,10 @@ func (a *app) proxiesCommand() *cobra.Command {
 
 func (a *app) showProxies(proxies []v1.Proxy) {
 	if len(proxies) == 0 {
+		if !a.asRoot {
+			a.printf("no proxies of this network namespace are registered; root sees those of all\n")
+			return
+		}
 		a.printf("no proxies are registered; lictor register ID adds one\n")
 		return
 	}
