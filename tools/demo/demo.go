@@ -62,7 +62,7 @@ func run(ctx context.Context, env environment) int {
 
 // play builds the mesh, does the steps, and takes everything away.
 func (d *demo) play(ctx context.Context, keep bool) (held bool, err error) {
-	d.ui.print("Lictor: three Consul servers, one lictord, nine Envoys. This takes a minute.")
+	d.ui.print("Lictor: three Consul servers, one lictord, nine Envoys. This takes half a minute.")
 	for _, part := range []func(context.Context) error{
 		func(ctx context.Context) error { _, err := binaries.Consul(ctx, d.ui); return err },
 		func(ctx context.Context) error { _, err := binaries.Envoy(ctx, d.ui); return err },

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"time"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
@@ -63,13 +64,18 @@ func (d *demo) hints() []string {
 	m, bold := d.mesh, d.paint.loud
 	const in = "  go run ./tools/testbed exec "
 	lines := []string{
-		bold("It stays up. Try, in another terminal:"),
+		bold("It stays up. Try, in another terminal, as root:"),
 		"  export LICTOR_SOCKET=" + m.lictor.Socket,
 		"  bin/lictor proxies     # or: servers, status, history web-sidecar-proxy",
 		"  bin/lictor events --follow",
-		in + "host-1 -- curl -s " + bed.LictorHTTP + "/   # or /metrics",
-		in + fmt.Sprintf("web -- curl -s 127.0.0.1:%d", upstreamPort),
 	}
+	if _, err := exec.LookPath("curl"); err != nil {
+		lines = append(lines, "  apt-get install curl   # which is not here, for the next ones")
+	}
+	lines = append(lines,
+		in+"host-1 -- curl -s "+bed.LictorHTTP+"/   # or /metrics",
+		in+fmt.Sprintf("web -- curl -s 127.0.0.1:%d", upstreamPort),
+	)
 	if vip := m.late().vip; vip.IsValid() {
 		lines = append(lines, in+"web -- curl "+vip.String()+"   # another's: denied")
 	}
