@@ -14,12 +14,6 @@ import (
 	"github.com/lictor-mesh/lictor/tools/prometheus"
 )
 
-// choices are what a reader of the dashboards has chosen. A scrape is every half
-// second here, where Grafana makes the interval of rates four scrapes.
-var choices = map[string]string{
-	"job": ".+", "instance": "host-1", "__rate_interval": "2s", "__range": "60s",
-}
-
 // Every query of every panel has data of the right shape, under load with two
 // servers lost, one after the other.
 func TestPanelsHaveData(t *testing.T) {
@@ -52,32 +46,48 @@ func TestPanelsHaveData(t *testing.T) {
 				w.variable(name, v)
 			}
 		}
-		for _, p := range d.Panels {
-			moved := false
-			for _, target := range p.Targets {
-				series, err := w.ask(target, began)
-				if err == nil {
-					err = shape(target, series)
-				}
-				if err != nil {
-					t.Errorf("%s, %q, query %s: %v", name, p.Title, target.RefID, err)
-				}
-				moved = moved || slices.ContainsFunc(series, positive)
-			}
-			if p.Moves && !moved {
-				t.Errorf("%s, %q shows nothing above 0, under load with failovers", name, p.Title)
-			}
-		}
+		w.ask(name, d, began)
 	}
 }
 
-// ask asks as Grafana does.
-func (w *world) ask(target grafana.Target, began time.Time) ([]prometheus.Series, error) {
-	expr := grafana.Resolve(target.Expr, choices)
-	if target.Instant {
-		return w.prom.Query(w.ctx, expr)
+// ask asks, as Grafana does, what the panels of a dashboard show of the time since
+// began, and complains of data of another shape than they draw, and of panels in
+// which nothing moved. The answers are by panel and query.
+func (w *world) ask(name string, d grafana.Dashboard, began time.Time) map[int]map[string][]prometheus.Series {
+	w.Helper()
+	now := time.Now()
+	step := max(now.Sub(began)/240, interval)
+	chosen := map[string]string{
+		"job": ".+", "instance": "host-1", "__range": fmt.Sprintf("%ds", int(now.Sub(began).Seconds())),
+		"__rate_interval": fmt.Sprintf("%dms", 4*step.Milliseconds()), // Grafana makes it four scrapes or more
 	}
-	return w.prom.Range(w.ctx, expr, began, time.Now(), interval)
+	all := map[int]map[string][]prometheus.Series{}
+	for _, p := range d.Panels {
+		all[p.ID] = map[string][]prometheus.Series{}
+		moved := false
+		for _, target := range p.Targets {
+			expr := grafana.Resolve(target.Expr, chosen)
+			var series []prometheus.Series
+			var err error
+			if target.Instant {
+				series, err = w.prom.Query(w.ctx, expr)
+			} else {
+				series, err = w.prom.Range(w.ctx, expr, began, now, step)
+			}
+			if err == nil {
+				err = shape(target, series)
+			}
+			if err != nil {
+				w.Errorf("%s, %q, query %s: %v", name, p.Title, target.RefID, err)
+			}
+			moved = moved || slices.ContainsFunc(series, positive)
+			all[p.ID][target.RefID] = series
+		}
+		if p.Moves && !moved {
+			w.Errorf("%s, %q shows nothing above 0, under load with failovers", name, p.Title)
+		}
+	}
+	return all
 }
 
 // shape compares a result with what a panel draws.
@@ -119,7 +129,7 @@ func (w *world) variable(dashboard string, v grafana.Variable) {
 	if parts == nil {
 		w.Fatalf("%s: variable %s asks %q", dashboard, v.Name, v.Query)
 	}
-	values, err := w.prom.LabelValues(w.ctx, parts[2], grafana.Resolve(parts[1], choices))
+	values, err := w.prom.LabelValues(w.ctx, parts[2], grafana.Resolve(parts[1], map[string]string{"job": ".+"}))
 	if err != nil || len(values) == 0 || strings.TrimSpace(values[0]) == "" {
 		w.Errorf("%s: variable %s has the values %q: %v", dashboard, v.Name, values, err)
 	}

@@ -85,11 +85,11 @@ function Panel({ panel, data, width, height, range, theme }) {
     }
     case 'bargauge': {
       return <VizRepeater source={data} getValues={reduced} width={width} height={height} renderCounter={0} orientation={panel.options.orientation}
-        minVizHeight={panel.options.minVizHeight} minVizWidth={panel.options.minVizWidth} maxVizHeight={60} itemSpacing={10}
+        minVizHeight={panel.options.minVizHeight} minVizWidth={panel.options.minVizWidth} maxVizHeight={panel.options.maxVizHeight} itemSpacing={10}
         getAlignmentFactors={getDisplayValueAlignmentFactors}
         renderValue={(p) => (
           <BarGauge {...p} value={p.value.display} field={p.value.field} display={p.value.view?.getFieldDisplayProcessor(p.value.colIndex)} theme={theme}
-            displayMode={panel.options.displayMode} showUnfilled={panel.options.showUnfilled} namePlacement="left" />
+            displayMode={panel.options.displayMode} showUnfilled={panel.options.showUnfilled} namePlacement={panel.options.namePlacement} />
         )} />;
     }
     case 'table':
