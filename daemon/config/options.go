@@ -44,7 +44,7 @@ var options = []option{
 	},
 	{
 		name: "consul-dns-port", value: "PORT", def: "8600",
-		help: "port of the servers' DNS",
+		help: "port of the servers' DNS; of no effect yet, as DNS is not redirected",
 		set:  func(c *Config, v string) (err error) { c.ConsulDNSPort, err = parsePort(v); return err },
 	},
 	{
@@ -89,7 +89,7 @@ var options = []option{
 	},
 	{
 		name: "bpffs", value: "DIR", def: "/sys/fs/bpf/lictor",
-		help: "where programs and maps are pinned, on a BPF file system",
+		help: "where programs and maps are pinned; a BPF file system is mounted there where there is none",
 		set:  func(c *Config, v string) (err error) { c.BPFFS, err = parseRequiredPath(v); return err },
 	},
 	{
