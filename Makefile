@@ -188,7 +188,7 @@ churn: root build parts ## a hundred proxies with logins come, go and crash at r
 	REQUIRE_PRIVILEGED=1 CHURN=1m $(GO) test -count=1 -timeout 10m -run '^TestChurnLeavesNothing$$' -v ./tools/e2e
 
 .PHONY: failover
-failover: root build parts ## lose a Consul server ROUNDS (20) times a kind, and time each Envoy's way to another: 40 minutes; ONLY=lictor,kill for some; DATAPLANE=... to compare
+failover: root build parts ## lose a Consul server ROUNDS (20) times a kind, and time each Envoy's way to another: 50 minutes; ONLY=lictor,kill for some; DATAPLANE=... to compare
 	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/failover ./tools/failover
 	@exec .cache/bin/failover -rounds=$(ROUNDS) -only='$(ONLY)'
 
