@@ -135,7 +135,8 @@ func withoutRoom(t *testing.T, alive bool) {
 	for _, e := range served {
 		missing[e] = true
 	}
-	waitingSaid := !alive // there is nobody to say it
+	waitingSaid, statusSaid := !alive, !alive // there is nobody to say it
+	var status string
 	var smaller, last time.Time
 	for len(missing) > 0 && time.Since(killed) < 30*time.Second {
 		for e := range missing {
@@ -147,7 +148,7 @@ func withoutRoom(t *testing.T, alive bool) {
 				t.Logf("%s has the change after %v", e.Name, last.Sub(made).Round(time.Millisecond))
 			}
 		}
-		if !waitingSaid {
+		if !waitingSaid || !statusSaid {
 			st, err := w.lictor.Client().Status(w.ctx)
 			w.must(err)
 			if st.Proxies.Waiting > 0 {
@@ -156,10 +157,8 @@ func withoutRoom(t *testing.T, alive bool) {
 				for _, p := range list {
 					waitingSaid = waitingSaid || p.State == v1.ProxyWaiting
 				}
-				status := w.cli("status")
-				if !strings.Contains(status, "waiting for capacity") {
-					t.Errorf("status does not say «waiting for capacity»:\n%s", status)
-				}
+				status = w.cli("status")
+				statusSaid = statusSaid || strings.Contains(status, "waiting for capacity")
 			}
 		}
 		select {
@@ -186,6 +185,9 @@ func withoutRoom(t *testing.T, alive bool) {
 	}
 	if !waitingSaid {
 		t.Error("no proxy was ever said to be waiting for capacity")
+	}
+	if !statusSaid { // each time it is asked a moment after the API
+		t.Errorf("status never says «waiting for capacity»:\n%s", status)
 	}
 	if n := flow.failed.Load() - failed; n > 0 {
 		t.Errorf("%d requests through the mesh failed: %v", n, flow.lastFailed.Load())
