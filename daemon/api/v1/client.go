@@ -258,6 +258,9 @@ func (c *Client) explain(ctx context.Context, method, path string, err error) er
 	if errors.As(err, &dial) && dial.Op == "dial" {
 		return &ConnectError{Socket: c.socket, Err: dial.Err}
 	}
+	if errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%s %s: lictord at %s ended before it answered: %w; see its log, and try again", method, path, c.socket, err)
+	}
 	return fmt.Errorf("%s %s at %s: %w", method, path, c.socket, err)
 }
 

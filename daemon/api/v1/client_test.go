@@ -138,3 +138,12 @@ func TestIdsArriveAsTheyAre(t *testing.T) {
 		t.Errorf("paths = %q, want %q", paths, want)
 	}
 }
+
+// A lictord that ends before it answers is no mystery of sockets.
+func TestDaemonEndsBeforeItAnswers(t *testing.T) {
+	c := serve(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	_, err := c.Servers(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "ended before it answered") || !strings.Contains(err.Error(), "see its log") {
+		t.Errorf("error = %v, want what happened and what to do", err)
+	}
+}
