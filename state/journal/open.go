@@ -145,6 +145,10 @@ func (j *Journal) open(ctx context.Context, dir string) (state.State, error) {
 		}
 	}
 	j.adoptScan(found)
+	s, err := j.replay(ctx)
+	if err != nil {
+		return state.State{}, err
+	}
 	if err := j.openBolt(false); err != nil {
 		return state.State{}, err
 	}
@@ -153,7 +157,7 @@ func (j *Journal) open(ctx context.Context, dir string) (state.State, error) {
 			return state.State{}, err
 		}
 	}
-	return j.replay(ctx)
+	return s, nil
 }
 
 // recoverHint says what can be done about damage.

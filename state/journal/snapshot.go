@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -294,10 +295,16 @@ func notBefore(tx *bbolt.Tx) error {
 }
 
 // replay returns the state after the newest event. Its time is that of the
-// newest event, also where only a snapshot of that is left.
-func (j *Journal) replay(ctx context.Context) (state.State, error) {
+// newest event, also where only a snapshot of that is left. It maps the file for
+// itself: the snapshot and what came after it, megabytes, are hardly read again,
+// and would stay in the memory of the process for as long as the map is there.
+func (j *Journal) replay(ctx context.Context) (s state.State, err error) {
+	if err := j.openBolt(true); err != nil {
+		return state.State{}, err
+	}
+	defer func() { err = errors.Join(err, j.db.Close()) }()
 	_, last, _ := j.bounds()
-	s, err := j.stateAt(ctx, last)
+	s, err = j.stateAt(ctx, last)
 	if s.Time.After(j.lastTime) {
 		j.lastTime = s.Time
 	}
