@@ -68,13 +68,13 @@ func (w *Watcher) Run(ctx context.Context) error {
 		if err != nil {
 			continue // stopping; ctx says so next
 		}
-		proxies := make([]state.Proxy, 0, len(snap.State.Proxies))
+		var proxies []*state.Proxy // shared, and not to be written
 		for _, p := range snap.State.Proxies {
 			if p.Owner.Kind != state.OwnerAny {
-				proxies = append(proxies, *p)
+				proxies = append(proxies, p)
 			}
 		}
-		slices.SortFunc(proxies, func(a, b state.Proxy) int { return int(a.Index) - int(b.Index) })
+		slices.SortFunc(proxies, func(a, b *state.Proxy) int { return int(a.Index) - int(b.Index) })
 		w.resolve(ctx, proxies, thorough)
 		if thorough {
 			w.reap(ctx, proxies, w.elapsed())
@@ -87,7 +87,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 func (w *Watcher) elapsed() time.Duration { return time.Since(w.began) }
 
 // resolve follows what owners' paths lead to.
-func (w *Watcher) resolve(ctx context.Context, proxies []state.Proxy, thorough bool) {
+func (w *Watcher) resolve(ctx context.Context, proxies []*state.Proxy, thorough bool) {
 	for _, p := range proxies {
 		if p.Owner.Path == "" || !thorough && w.resolver.unchanged(p.Owner) {
 			continue
@@ -107,7 +107,7 @@ func (w *Watcher) resolve(ctx context.Context, proxies []state.Proxy, thorough b
 }
 
 // reap ends the registrations whose owners have been gone for long.
-func (w *Watcher) reap(ctx context.Context, proxies []state.Proxy, now time.Duration) {
+func (w *Watcher) reap(ctx context.Context, proxies []*state.Proxy, now time.Duration) {
 	all := make([]state.Owner, len(proxies))
 	for i, p := range proxies {
 		all[i] = p.Owner

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -46,12 +47,7 @@ func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, 
 	return nil
 }
 
-func (w *world) proxies() (all []state.Proxy) {
-	for _, p := range w.s.Proxies {
-		all = append(all, *p)
-	}
-	return all
-}
+func (w *world) proxies() []*state.Proxy { return slices.Collect(maps.Values(w.s.Proxies)) }
 
 // A proxy is reaped once its owner has been gone for long enough without a
 // break, and not when it has another owner by then.
