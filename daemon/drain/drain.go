@@ -123,9 +123,11 @@ func (c *Closer) step(ctx context.Context) (busy bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	vips, err := c.kernel.VIPs()
-	if err != nil {
-		return false, err
+	var vips []kernel.VIP
+	if len(c.moving) > 0 || all.leavers(sockets) { // else nobody asks where VIPs lead
+		if vips, err = c.kernel.VIPs(); err != nil {
+			return false, err
+		}
 	}
 	now := c.kernel.Now()
 	p := makePlan(all, sockets, vips)

@@ -356,12 +356,18 @@ func TestIdleCostsLittle(t *testing.T) {
 	if h.walks > 7 {
 		t.Errorf("%d walks in a minute", h.walks)
 	}
+	if h.reads > 0 {
+		t.Errorf("%d looks at where VIPs lead, and nobody is to leave", h.reads)
+	}
 	h.drain(1)
 	h.looks(50)
-	h.walks = 0
+	h.walks, h.reads = 0, 0
 	h.looks(int(time.Minute / tick)) // drained and empty
 	if h.walks > 7 {
 		t.Errorf("%d walks in a minute of a drained server", h.walks)
+	}
+	if h.reads > 1 { // the last one's arrival
+		t.Errorf("%d looks at where VIPs lead, and all have left", h.reads)
 	}
 }
 

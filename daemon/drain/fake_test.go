@@ -27,6 +27,7 @@ type host struct {
 	words   map[uint32]*kernel.VIPState
 	now     time.Duration
 	walks   int
+	reads   int // of the map of VIPs
 	closed  []kernel.Socket
 	log     bytes.Buffer
 	c       *Closer
@@ -199,6 +200,7 @@ func (h *host) Sockets() ([]kernel.Socket, error) {
 }
 
 func (h *host) VIPs() (all []kernel.VIP, err error) {
+	h.reads++
 	for _, v := range h.vips {
 		all = append(all, v)
 	}

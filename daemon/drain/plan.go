@@ -51,6 +51,25 @@ func (s servers) whyAt(id string, at netip.AddrPort) reason {
 	return moved
 }
 
+// ids are those of the servers by slot.
+func (s servers) ids() map[uint16]string {
+	ids := make(map[uint16]string, len(s.Slots))
+	for id, slot := range s.Slots {
+		ids[slot] = id
+	}
+	return ids
+}
+
+// leavers says whether there is an established socket that is to leave its
+// server.
+func (s servers) leavers(sockets []kernel.Socket) bool {
+	ids := s.ids()
+	return slices.ContainsFunc(sockets, func(o kernel.Socket) bool {
+		id, known := ids[o.Slot]
+		return known && o.Established && s.whyAt(id, o.Server) != ""
+	})
+}
+
 // departure is a server with connections that are to leave it.
 type departure struct {
 	id     string
@@ -73,10 +92,7 @@ type plan struct {
 // was not written yet closes nothing.
 func makePlan(all servers, sockets []kernel.Socket, vips []kernel.VIP) plan {
 	p := plan{servers: map[string]*departure{}, server: map[uint64]string{}, settled: map[uint32]bool{}}
-	ids := make(map[uint16]string, len(all.Slots))
-	for id, slot := range all.Slots {
-		ids[slot] = id
-	}
+	ids := all.ids()
 	entries := make(map[netip.AddrPort]kernel.VIP, len(vips))
 	for _, v := range vips {
 		entries[v.Key.Addr] = v
