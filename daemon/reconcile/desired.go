@@ -5,6 +5,7 @@ package reconcile
 
 import (
 	"hash/crc32"
+	"iter"
 	"maps"
 	"net/netip"
 	"slices"
@@ -52,18 +53,37 @@ func Usable(s state.State, id string) bool {
 func (d Deriver) Desired(s state.State, p *state.Proxy, set uint32) []kernel.VIP {
 	vips := make([]kernel.VIP, 0, 2)
 	for _, addr := range []netip.Addr{p.VIP, p.VIP6} {
-		if !addr.IsValid() {
-			continue
+		if addr.IsValid() {
+			vips = append(vips, d.entry(s, p, addr, set, nil))
 		}
-		vips = append(vips, kernel.VIP{
-			Key:    d.Key(addr),
-			Slot:   p.Index,
-			Owner:  d.owner(p.Owner),
-			Set:    set,
-			Ranked: backends(s, p, addr.Is4()),
-		})
 	}
 	return vips
+}
+
+// All gives the entries of all proxies. The memory of an entry's Ranked is used
+// again for the next one: thousands are looked at every few seconds, and hardly
+// ever is one of them written.
+func (d Deriver) All(s state.State, set uint32) iter.Seq[kernel.VIP] {
+	return func(yield func(kernel.VIP) bool) {
+		ranked := make([]kernel.Backend, 0, kernel.MaxRanked)
+		for _, p := range s.Proxies {
+			if p.VIP.IsValid() && !yield(d.entry(s, p, p.VIP, set, ranked)) ||
+				p.VIP6.IsValid() && !yield(d.entry(s, p, p.VIP6, set, ranked)) {
+				return
+			}
+		}
+	}
+}
+
+// entry is that of one VIP of a proxy. Its Ranked begins where ranked does.
+func (d Deriver) entry(s state.State, p *state.Proxy, addr netip.Addr, set uint32, ranked []kernel.Backend) kernel.VIP {
+	return kernel.VIP{
+		Key:    d.Key(addr),
+		Slot:   p.Index,
+		Owner:  d.owner(p.Owner),
+		Set:    set,
+		Ranked: backends(s, p, addr.Is4(), ranked),
+	}
 }
 
 // Key is the key of a VIP's entry.
@@ -74,8 +94,8 @@ func (d Deriver) Key(addr netip.Addr) kernel.VIPKey {
 // backends are what a proxy can be sent to now: of its ranked servers those that
 // can be used. One that is gone or drained drops out at once, before its proxies
 // have been placed anew; and when that leaves none, until then any will do.
-func backends(s state.State, p *state.Proxy, v4 bool) []kernel.Backend {
-	if out := usable(s, p.Ranked, v4); len(out) > 0 {
+func backends(s state.State, p *state.Proxy, v4 bool, out []kernel.Backend) []kernel.Backend {
+	if out := usable(s, p.Ranked, v4, out); len(out) > 0 {
 		return out
 	}
 	ids := slices.Sorted(maps.Keys(s.Servers))
@@ -83,13 +103,13 @@ func backends(s state.State, p *state.Proxy, v4 bool) []kernel.Backend {
 		first := int(p.Index) % len(ids) // or all would go to the same one
 		ids = slices.Concat(ids[first:], ids[:first])
 	}
-	return usable(s, ids, v4)
+	return usable(s, ids, v4, out)
 }
 
 // usable gives those of the servers that can be used and have an address of the
-// family, at most as many as an entry holds.
-func usable(s state.State, ranked []string, v4 bool) []kernel.Backend {
-	out := make([]kernel.Backend, 0, min(len(ranked), kernel.MaxRanked))
+// family, at most as many as an entry holds, in the memory of out if it has room.
+func usable(s state.State, ranked []string, v4 bool, out []kernel.Backend) []kernel.Backend {
+	out = slices.Grow(out[:0], min(len(ranked), kernel.MaxRanked))
 	for _, id := range ranked {
 		if !Usable(s, id) || len(out) == kernel.MaxRanked {
 			continue

@@ -1,6 +1,7 @@
 package reconcile
 
 import (
+	"iter"
 	"slices"
 
 	"github.com/lictor-mesh/lictor/kernel"
@@ -27,14 +28,15 @@ type Changes struct {
 // Empty says that nothing differs.
 func (c Changes) Empty() bool { return len(c.Put) == 0 && len(c.Delete) == 0 }
 
-// Diff compares the map's entries with the desired ones.
-func Diff(desired, actual []kernel.VIP) Changes {
+// Diff compares the map's entries with the desired ones, of which it keeps copies
+// alone.
+func Diff(desired iter.Seq[kernel.VIP], actual []kernel.VIP) Changes {
 	have := make(map[kernel.VIPKey]int, len(actual)) // where in actual
 	for i, v := range actual {
 		have[v.Key] = i
 	}
 	c := Changes{Drift: map[Drift]int{}}
-	for _, want := range desired {
+	for want := range desired {
 		at, ok := have[want.Key]
 		delete(have, want.Key)
 		switch {
@@ -45,6 +47,7 @@ func Diff(desired, actual []kernel.VIP) Changes {
 		default:
 			continue
 		}
+		want.Ranked = slices.Clone(want.Ranked)
 		c.Put = append(c.Put, want)
 	}
 	for key := range have {

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -66,6 +67,37 @@ func TestDesired(t *testing.T) {
 	s = state.Fold(s, state.Event{Body: state.ServerDrained{ID: "s2"}})
 	if v := deriver.Desired(s, proxy("s2", "s1"), 9)[0]; len(v.Ranked) != 1 || v.Ranked[0].Slot != 1 {
 		t.Errorf("s2 is drained: %+v", v.Ranked)
+	}
+}
+
+// What All gives is what Desired does, one after the other; and what Diff keeps of
+// it is not overwritten.
+func TestAllIsWhatIsDesiredOfEach(t *testing.T) {
+	s := twoServers()
+	want := map[kernel.VIPKey]kernel.VIP{}
+	for i, ranked := range [][]string{{"s1", "s2"}, {"s2", "s1"}, {"s2"}, nil} {
+		p := proxy(ranked...)
+		p.ID, p.Index = string(rune('a'+i)), uint32(i+1)
+		p.VIP, p.VIP6 = netip.AddrFrom4([4]byte{239, 77, 0, byte(i + 1)}), netip.Addr{}
+		if i == 1 {
+			p.VIP6 = vip6
+		}
+		s.Proxies[p.ID] = p
+		for _, v := range deriver.Desired(s, p, 9) {
+			want[v.Key] = v
+		}
+	}
+	c := Diff(deriver.All(s, 9), nil)
+	if len(c.Put) != 5 || c.Drift[DriftMissing] != 5 {
+		t.Fatalf("%d entries, %v", len(c.Put), c.Drift)
+	}
+	for _, v := range c.Put {
+		if !Same(v, want[v.Key]) {
+			t.Errorf("%v is %+v, want %+v", v.Key, v, want[v.Key])
+		}
+	}
+	for range deriver.All(s, 9) {
+		break // asks for no more
 	}
 }
 
@@ -178,7 +210,7 @@ func TestDiffMakesTheMapAsDesired(t *testing.T) {
 	entries := rapid.SliceOfDistinct(entry, func(v kernel.VIP) kernel.VIPKey { return v.Key })
 	rapid.Check(t, func(t *rapid.T) {
 		desired, actual := entries.Draw(t, "desired"), entries.Draw(t, "actual")
-		c := Diff(desired, actual)
+		c := Diff(slices.Values(desired), actual)
 		if n := c.Drift[DriftMissing] + c.Drift[DriftChanged]; n != len(c.Put) {
 			t.Errorf("%d counted, %d put", n, len(c.Put))
 		}
@@ -199,7 +231,7 @@ func TestDiffMakesTheMapAsDesired(t *testing.T) {
 		for _, v := range m {
 			then = append(then, v)
 		}
-		if again := Diff(desired, then); !again.Empty() || len(again.Drift) != 0 || len(then) != len(desired) {
+		if again := Diff(slices.Values(desired), then); !again.Empty() || len(again.Drift) != 0 || len(then) != len(desired) {
 			t.Errorf("again: %+v", again)
 		}
 	})

@@ -107,12 +107,3 @@ func (r *Registry) written(err error) error {
 func (r *Registry) setMeta() error {
 	return r.written(r.cfg.Maps.SetMeta(kernel.Meta{Journal: r.cfg.JournalUUID, LastPromise: r.s.Seq}))
 }
-
-// desired gives every entry that the map must have.
-func (r *Registry) desired() []kernel.VIP {
-	vips := make([]kernel.VIP, 0, 2*len(r.s.Proxies))
-	for _, p := range r.s.Proxies {
-		vips = append(vips, r.der.Desired(r.s, p, r.set)...)
-	}
-	return vips
-}

@@ -222,7 +222,7 @@ func (h *host) compare(r *Registry) {
 		}
 	}
 	actual, _ := h.maps.VIPs()
-	if diff := reconcile.Diff(r.desired(), actual); !diff.Empty() {
+	if diff := reconcile.Diff(r.der.All(r.s, r.set), actual); !diff.Empty() {
 		h.t.Errorf("the map is not what the state says: %+v", diff)
 	}
 }

@@ -26,7 +26,7 @@ func (r *Registry) repair() error {
 	if err != nil {
 		return err
 	}
-	changes := reconcile.Diff(r.desired(), actual)
+	changes := reconcile.Diff(r.der.All(r.s, r.set), actual)
 	if changes.Empty() {
 		r.drifting, r.unwritten = false, false
 		return nil

@@ -26,14 +26,14 @@ func (r *Registry) Start() error {
 	}
 	// Counted now: an entry that is written anew because its proxy is placed
 	// elsewhere below had not been changed by anybody.
-	drift := reconcile.Diff(r.desired(), actual).Drift
+	drift := reconcile.Diff(r.der.All(r.s, r.set), actual).Drift
 	if _, err := r.learn(r.allSlots()); err != nil {
 		return err
 	}
 	// What the last daemon had still to place. Evenness has time.
 	r.place(0)
 	r.flush()
-	changes := reconcile.Diff(r.desired(), actual)
+	changes := reconcile.Diff(r.der.All(r.s, r.set), actual)
 	if err := r.change(changes); err != nil {
 		return err
 	}
