@@ -66,6 +66,8 @@ func TestBounces(t *testing.T) {
 			r := newRig(t, func(cfg *Config) { cfg.BounceWindow = c.window })
 			s := r.serve(1, "127.0.0.1:0", c.server)
 			r.put(vip4, s.Backend)
+			r.hold(5, 1, HoldBounced)
+			start := r.k.Now()
 			conn, err := r.dial(vip4)
 			if err != nil {
 				t.Fatal(err)
@@ -78,8 +80,38 @@ func TestBounces(t *testing.T) {
 			}
 			r.wantCounters(1, want)
 			holds := must(r.k.VIPState(5)).Holds
-			if held := len(holds) == 1 && holds[0].Slot == 1 && holds[0].Reason == HoldBounced; held != c.bounced {
-				t.Errorf("holds %+v, want a bounce: %v", holds, c.bounced)
+			if held := len(holds) == 1 && holds[0].Slot == 1 && holds[0].Reason == HoldBounced; held == c.served {
+				t.Errorf("holds %+v, want none: %v", holds, c.served)
+			}
+			if len(holds) == 1 && (holds[0].At >= start) != c.bounced {
+				t.Errorf("held down at %v, connected after %v, want a new bounce: %v", holds[0].At, start, c.bounced)
+			}
+		})
+	}
+}
+
+// Whoever answers a SYN is there, but need not have room.
+func TestAnAnswerForgivesAFailure(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		held HoldReason
+		left int
+	}{
+		{"held for a failure", HoldFailed, 0},
+		{"held for a bounce", HoldBounced, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			s := r.serve(1, "127.0.0.1:0", say(0))
+			r.put(vip4, s.Backend)
+			r.hold(5, 1, c.held)
+			conn, err := r.dial(vip4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if holds := must(r.k.VIPState(5)).Holds; len(holds) != c.left {
+				t.Errorf("holds %+v, want %d", holds, c.left)
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"syscall"
@@ -71,11 +72,9 @@ func TestFailover(t *testing.T) {
 }
 
 // withoutHold is the state of slot 5 without the hold of one server.
-func withoutHold(r *rig, slot uint16) (w lictorVipWords) {
+func withoutHold(r *rig, slot uint16) lictorVipWords {
 	r.t.Helper()
-	if err := r.k.objs.VipState.Lookup(uint32(5), &w); err != nil {
-		r.t.Fatal(err)
-	}
+	w := r.words(5)
 	for i := range w.Holds {
 		if w.Holds[i].Slot == slot {
 			w.Holds[i] = lictorHold{}
@@ -135,29 +134,83 @@ func TestWaiting(t *testing.T) {
 }
 
 func TestWaitDoubles(t *testing.T) {
-	r := newRig(t, func(c *Config) { c.Eager, c.WaitMin, c.WaitMax = 1, 8*time.Millisecond, 32*time.Millisecond })
+	const shortest, longest = 10 * time.Second, 40 * time.Second
+	r := newRig(t, func(c *Config) {
+		c.Eager, c.WaitMin, c.WaitMax = 1, shortest, longest
+		c.HoldFailed, c.HoldRefused = time.Hour, time.Hour
+	})
 	r.put(vip4, r.closedPort(1))
-	var got []uint32
-	for range 6 {
-		before := r.counters(1).Failed
-		eventually(t, "another try", func() bool {
-			r.wantErr(vip4, syscall.ECONNREFUSED)
-			return r.counters(1).Failed > before
-		})
-		var w lictorVipWords
-		if err := r.k.objs.VipState.Lookup(uint32(5), &w); err != nil {
-			t.Fatal(err)
+	var until time.Duration
+	for i, c := range []struct {
+		name string
+		late time.Duration // after the wait before
+		want time.Duration
+	}{
+		{"not held down yet", 0, 0},
+		{"together with other VIPs", 0, 0},
+		{"on its own", time.Second, shortest},
+		{"doubled", time.Second, 2 * shortest},
+		{"the longest", time.Second, longest},
+		{"never longer", time.Second, longest},
+		{"another trouble", longest + time.Second, 0},
+		{"on its own again", time.Second, shortest},
+	} {
+		if i > 1 {
+			r.later(5, 1, until-r.k.Now()+c.late)
 		}
-		got = append(got, w.WaitMs)
-		// A test that was slept through starts over: that is the rule, too.
-		if n := len(got); n > 1 && got[n-1] == 8 && time.Duration(w.LastAt) > 0 {
-			got = got[n-1:]
+		before := r.k.Now()
+		r.wantErr(vip4, syscall.ECONNREFUSED)
+		after := r.k.Now()
+		if got := r.counters(1).Failed; got != uint64(i)+1 {
+			t.Fatalf("%s: %d connects reached the server, want %d", c.name, got, i+1)
+		}
+		w := r.words(5)
+		if got := time.Duration(w.WaitMs) * time.Millisecond; got != c.want {
+			t.Errorf("%s: waits %v, want %v", c.name, got, c.want)
+		}
+		until = time.Duration(w.WaitUntil)
+		if c.want > 0 && (until < before+c.want*3/4 || until > after+c.want*5/4) {
+			t.Errorf("%s: waits for %v, want %v or a quarter less or more", c.name, until-before, c.want)
 		}
 	}
-	for i, ms := range got {
-		if i > 0 && ms != min(2*got[i-1], 32) && !(got[i-1] == 0 && ms == 8) {
-			t.Errorf("waits %v ms", got)
-		}
+}
+
+func (r *rig) words(vipSlot uint32) (w lictorVipWords) {
+	r.t.Helper()
+	if err := r.k.objs.VipState.Lookup(vipSlot, &w); err != nil {
+		r.t.Fatal(err)
+	}
+	return w
+}
+
+// hold notes a hold-down where the kernel would look last for it.
+func (r *rig) hold(vipSlot uint32, server uint16, reason HoldReason) {
+	r.t.Helper()
+	w := r.words(vipSlot)
+	w.Holds[MaxRanked-1] = lictorHold{At: uint64(r.k.Now()), Slot: server, Reason: uint8(reason)}
+	if err := r.k.objs.VipState.Put(vipSlot, &w); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// later has that much time pass for a VIP and a server, while nobody connects: a
+// test that slept until then would now and then sleep for longer.
+func (r *rig) later(vipSlot, serverSlot uint32, d time.Duration) {
+	r.t.Helper()
+	back := func(at *uint64) { *at = max(*at, uint64(d)) - uint64(d) } // 0 stays: never
+	w := r.words(vipSlot)
+	for i := range w.Holds {
+		back(&w.Holds[i].At)
+	}
+	back(&w.WaitUntil)
+	back(&w.TroubleAt)
+	var s lictorServerWords
+	err := r.k.objs.ServerState.Lookup(serverSlot, &s)
+	back(&s.RefusedAt)
+	back(&s.ServedAt)
+	back(&s.ProbedAt)
+	if err := errors.Join(err, r.k.objs.VipState.Put(vipSlot, &w), r.k.objs.ServerState.Put(serverSlot, &s)); err != nil {
+		r.t.Fatal(err)
 	}
 }
 
