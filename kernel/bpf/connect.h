@@ -15,6 +15,12 @@
 #define TCP_KEEPINTVL	 5
 #define TCP_USER_TIMEOUT 18
 
+/* Who calls connect: asked once, as each question is a call. */
+struct caller {
+	__u64 netns; /* cookie */
+	__u64 task;  /* bpf_get_current_pid_tgid() */
+};
+
 /* How long TCP may say nothing about a redirect of another thread. */
 #define INFLIGHT_NS (20 * NSEC_PER_MSEC)
 
@@ -86,18 +92,14 @@ static __always_inline int untouched(struct bpf_sock_addr *ctx, const __be32 *ad
  * in two connects, or long after, it has failed.
  */
 static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vip_key *key,
-				      __u32 vip_slot, __u64 now)
+				      __u32 vip_slot, struct inflight_words *f, __u64 now)
 {
-	struct inflight_words *f = inflight_of(vip_slot);
-	__u64 at, task;
+	__u64 at = f->at, task = f->task;
+	bool mine = task == bpf_get_current_pid_tgid();
 	struct event *e;
-	bool mine;
 
-	if (!f || !f->at)
+	if (!at)
 		return;
-	at = f->at;
-	task = f->task;
-	mine = task == bpf_get_current_pid_tgid();
 	if (!mine && at + INFLIGHT_NS > now)
 		return;
 	f->at = 0;
@@ -119,13 +121,12 @@ static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vi
 	event_send(e);
 }
 
-static __always_inline void note_inflight(__u32 vip_slot, const struct backend *to, __u64 now)
+static __always_inline void note_inflight(struct inflight_words *f, const struct caller *by,
+					  const struct backend *to, __u64 now)
 {
-	struct inflight_words *f = inflight_of(vip_slot);
-
 	if (!f)
 		return;
-	f->task = bpf_get_current_pid_tgid();
+	f->task = by->task;
 	f->to = *to;
 	f->at = now;
 }
@@ -154,7 +155,8 @@ static __always_inline void set_timeouts(struct bpf_sock_addr *ctx)
 
 /* Note the redirect on the socket, for sockops and getpeername. */
 static __always_inline bool track(struct bpf_sock_addr *ctx, const struct vip_key *key,
-				  const struct vip *v, const struct backend *b, __u64 now)
+				  const struct vip *v, const struct caller *by,
+				  const struct backend *b, __u64 now)
 {
 	struct sock_info *s = bpf_sk_storage_get(&socks, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
@@ -170,9 +172,9 @@ static __always_inline bool track(struct bpf_sock_addr *ctx, const struct vip_ke
 	s->t_connect = now;
 	s->t_established = 0;
 	s->cgroup_id = bpf_get_current_cgroup_id();
-	s->netns = bpf_get_netns_cookie(ctx);
+	s->netns = by->netns;
 	s->cookie = bpf_get_socket_cookie(ctx);
-	s->pid = bpf_get_current_pid_tgid() >> 32;
+	s->pid = by->task >> 32;
 	bpf_get_current_comm(s->comm, sizeof(s->comm));
 	s->bytes_in = 0;
 	s->bytes_out = 0;
@@ -193,7 +195,9 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 				    struct backend *out)
 {
 	__u64 now = bpf_ktime_get_ns();
+	struct inflight_words *f;
 	struct vip_words *st;
+	struct caller by;
 	struct counters *srv;
 	enum reason reason;
 	struct vip v;
@@ -201,7 +205,8 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 	reason = vip_read(key, &v);
 	if (reason != REASON_NONE)
 		return deny(ctx, key, reason, 0);
-	reason = owner_check(ctx, &v);
+	by.netns = bpf_get_netns_cookie(ctx);
+	reason = owner_check(&v, by.netns);
 	if (reason != REASON_NONE)
 		return deny(ctx, key, reason, v.slot);
 	if (!v.n)
@@ -210,17 +215,20 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 	if (!st) /* a slot that does not exist: damaged, so closed */
 		return deny(ctx, key, REASON_TORN, v.slot);
 
-	check_inflight(ctx, key, v.slot, now);
-	if (choose(&v, now, out) && must_wait(st, &v, out->slot, now))
+	f = inflight_of(v.slot);
+	if (f && f->at)
+		check_inflight(ctx, key, v.slot, f, now);
+	if (choose(st, &v, now, out) && must_wait(st, &v, out->slot, now))
 		return deny(ctx, key, REASON_WAITING, v.slot);
 
 	st->last_slot = out->slot;
 	st->last_at = now;
-	if (track(ctx, key, &v, out, now)) {
+	by.task = bpf_get_current_pid_tgid();
+	if (track(ctx, key, &v, &by, out, now)) {
 		srv = counters_of(out->slot);
 		COUNT(srv, st, redirected, 1);
 		if (!syn_may_wait(ctx))
-			note_inflight(v.slot, out, now);
+			note_inflight(f, &by, out, now);
 	} else {
 		/* Fails open: without memory a proxy still gets its server. */
 		count(REASON_UNTRACKED);

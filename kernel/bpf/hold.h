@@ -36,6 +36,17 @@ __noinline int hold_down(__u32 vip_slot, __u16 slot, __u64 now, __u8 reason)
 	return 0;
 }
 
+/* Whether any server was held down and not forgiven: hardly ever, and found out without a call. */
+static __always_inline bool any_hold(const struct vip_words *st)
+{
+	__u64 at = 0;
+
+#pragma clang loop unroll(full)
+	for (int i = 0; i < MAX_RANKED; i++)
+		at |= st->holds[i].at;
+	return at;
+}
+
 /* Forget a hold of this reason; HOLD_NONE: of any. */
 __noinline int release(__u32 vip_slot, __u16 slot, __u8 reason)
 {
@@ -106,12 +117,19 @@ static __always_inline bool served_since(__u16 slot, __u64 at)
  * served another VIP since: it has room again, and whoever waited is let
  * through to it once. Else the one held longest; returns whether it is that.
  */
-static __always_inline bool choose(const struct vip *v, __u64 now, struct backend *out)
+static __always_inline bool choose(const struct vip_words *st, const struct vip *v, __u64 now,
+				   struct backend *out)
 {
+	__u32 first = v->ranked[0].slot;
+	struct server_words *srv = bpf_map_lookup_elem(&server_state, &first);
 	__u64 oldest = ~0ULL;
 	bool found = false;
 	bool room = false;
 
+	if (!any_hold(st) && !(srv && srv->refused_at)) {
+		*out = v->ranked[0];
+		return false;
+	}
 #pragma clang loop unroll(full)
 	for (int i = 0; i < MAX_RANKED; i++) {
 		if (i < v->n && !found) {

@@ -28,10 +28,8 @@ static __always_inline bool peer_is_server(struct bpf_sock_ops *ctx, const struc
 	       ctx->remote_ip6[2] == s->server_addr[2] && ctx->remote_ip6[3] == s->server_addr[3];
 }
 
-static __always_inline __u32 sock_error(struct bpf_sock *sk)
+static __always_inline __u32 sock_error(const struct tcp_sock *tp)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-
 	return tp ? tp->inet_conn.icsk_inet.sk.sk_err : 0;
 }
 
@@ -40,17 +38,14 @@ static __always_inline __u32 sock_error(struct bpf_sock *sk)
  * client that asks for SO_ERROR takes the error of a reset away, now and then
  * before TCP changes the state.
  */
-static __always_inline bool client_ends(struct bpf_sock *sk)
+static __always_inline bool client_ends(const struct tcp_sock *tp)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-
 	return tp && tp->inet_conn.icsk_inet.sk.sk_shutdown == SHUTDOWN_MASK;
 }
 
 /* Whether the server's FIN has come: TCP notes it before it changes the state. */
-static __always_inline bool fin_received(struct bpf_sock *sk)
+static __always_inline bool fin_received(const struct tcp_sock *tp)
 {
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
 	int bit = bpf_core_enum_value(enum sock_flags, SOCK_DONE);
 
 	return tp && (tp->inet_conn.icsk_inet.sk.__sk_common.skc_flags >> bit & 1);
@@ -97,19 +92,31 @@ static __always_inline void tcp_attempted(struct bpf_sock_ops *ctx, struct sock_
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_STATE_CB_FLAG);
 }
 
+/* The number of bits of n; 0 of 0. */
+static __always_inline __u32 bits_of(__u64 n)
+{
+	__u32 bits = 0;
+
+#pragma clang loop unroll(full)
+	for (int half = 32; half; half /= 2) {
+		if (n >> half) {
+			n >>= half;
+			bits += half;
+		}
+	}
+	return bits + n;
+}
+
 static __always_inline void latency_add(__u32 slot, __u64 ns)
 {
 	struct latency *l = bpf_map_lookup_elem(&server_latency, &slot);
-	__u64 us = ns / 1000;
-	__u32 bits = 0;
+	__u32 i = bits_of(ns / 1000);
 
 	if (!l)
 		return;
-#pragma clang loop unroll(full)
-	for (int i = 0; i < LATENCY_BUCKETS - 1; i++)
-		bits += (us >> i) != 0;
-	if (bits < LATENCY_BUCKETS) /* always; the verifier wants to see it */
-		add(&l->buckets[bits], 1);
+	if (i >= LATENCY_BUCKETS)
+		i = LATENCY_BUCKETS - 1;
+	add(&l->buckets[i], 1);
 	add(&l->sum, ns);
 }
 
@@ -128,7 +135,8 @@ static __always_inline void tcp_established(struct bpf_sock_ops *ctx, struct soc
 	/* It answers. Whether it serves is another question: a bounce stays held. */
 	if (ss && ss->refused_at)
 		ss->refused_at = 0;
-	release(s->vip_slot, slot, HOLD_FAILED);
+	if (st && any_hold(st))
+		release(s->vip_slot, slot, HOLD_FAILED);
 	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
 	event_tcp(ctx, s, EVENT_ESTABLISHED, now, s->t_connect, 0);
 }
@@ -140,8 +148,9 @@ static __always_inline void tcp_served(struct sock_info *s, __u64 now)
 	struct vip_words *st = state_of(s->vip_slot);
 	struct server_words *ss = bpf_map_lookup_elem(&server_state, &slot);
 
-	release(s->vip_slot, slot, HOLD_NONE);
 	if (st) {
+		if (any_hold(st))
+			release(s->vip_slot, slot, HOLD_NONE);
 		st->wait_ms = 0;
 		st->wait_until = 0;
 	}
@@ -164,12 +173,13 @@ static __always_inline void tcp_rtt(struct bpf_sock_ops *ctx, struct sock_info *
 static __always_inline void tcp_failed(struct bpf_sock_ops *ctx, struct sock_info *s,
 				       struct bpf_sock *sk, __u64 now)
 {
-	__u32 err = sock_error(sk);
+	const struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u32 err = sock_error(tp);
 	struct vip_words *st = state_of(s->vip_slot);
 	struct counters *srv = counters_of(s->server_slot);
 	__u32 slot = s->server_slot;
 	struct server_words *ss = bpf_map_lookup_elem(&server_state, &slot);
-	bool given_up = err ? err == ECONNABORTED : client_ends(sk);
+	bool given_up = err ? err == ECONNABORTED : client_ends(tp);
 
 	s->phase = PHASE_NONE;
 	COUNT(srv, st, failed, 1);
@@ -186,12 +196,12 @@ static __always_inline void tcp_failed(struct bpf_sock_ops *ctx, struct sock_inf
  * a FIN either way like a byte each.
  */
 static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info *s,
-				      struct bpf_sock *sk, struct vip_words *st,
+				      const struct tcp_sock *tp, struct vip_words *st,
 				      struct counters *srv)
 {
 	__u64 in = ctx->bytes_received, out = ctx->bytes_acked;
 
-	if (in && fin_received(sk))
+	if (in && fin_received(tp))
 		in--;
 	if (out)
 		out--;
@@ -222,16 +232,17 @@ static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info
 static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_info *s,
 				       struct bpf_sock *sk, __u64 now, __u32 state)
 {
-	__u32 err = sock_error(sk);
+	const struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+	__u32 err = sock_error(tp);
 	struct vip_words *st = state_of(s->vip_slot);
 	struct counters *srv = counters_of(s->server_slot);
 	bool young = elapsed(s->t_established, now) < bounce_window_ns;
-	bool aborted = state == BPF_TCP_CLOSE && (err ? err == ECONNABORTED : client_ends(sk));
+	bool aborted = state == BPF_TCP_CLOSE && (err ? err == ECONNABORTED : client_ends(tp));
 	bool lost = state == BPF_TCP_CLOSE && err && !aborted && err != ECONNRESET;
 	bool bounced;
 
 	s->phase = state == BPF_TCP_CLOSE ? PHASE_NONE : PHASE_CLOSING;
-	tcp_bytes(ctx, s, sk, st, srv);
+	tcp_bytes(ctx, s, tp, st, srv);
 	bounced = young && s->bytes_in < bounce_bytes && !aborted &&
 		  !(state == BPF_TCP_FIN_WAIT1 && exiting());
 	/* Bounced before closed: a reader never sees more bounces than ends. */
@@ -270,7 +281,8 @@ static __always_inline void tcp_state(struct bpf_sock_ops *ctx, struct sock_info
 	case PHASE_CLOSING:
 		if (state == BPF_TCP_CLOSE) {
 			s->phase = PHASE_NONE;
-			tcp_bytes(ctx, s, sk, state_of(s->vip_slot), counters_of(s->server_slot));
+			tcp_bytes(ctx, s, bpf_skc_to_tcp_sock(sk), state_of(s->vip_slot),
+				  counters_of(s->server_slot));
 		}
 		return;
 	}
