@@ -120,10 +120,10 @@ func allow(t *testing.T, p Params, theirs, ours *bootstrapv3.Bootstrap) (differe
 		said("access log " + path + " by its current field")
 	}
 	for _, cluster := range other[1:] {
-		options := plainHTTP1
+		options := plainHTTP1()
 		switch {
 		case cluster.GetHttp2ProtocolOptions() != nil: //nolint:staticcheck // likewise
-			options = plainHTTP2
+			options = plainHTTP2()
 		case cluster.GetHttpProtocolOptions() == nil: //nolint:staticcheck // likewise
 			continue
 		}

@@ -131,7 +131,7 @@ func (b *builder) ownClusters(xds *clusterv3.Cluster) []*clusterv3.Cluster {
 // backend is a cluster of one address, by HTTP/1.1.
 func backend(name string, at netip.AddrPort) *clusterv3.Cluster {
 	c := static(name, 5, socketAddress(at))
-	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: plainHTTP1}
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: plainHTTP1()}
 	return c
 }
 

@@ -10,6 +10,7 @@ import (
 	"path"
 	"regexp"
 	"strconv"
+	"sync"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
@@ -137,13 +138,14 @@ func (b *builder) collectorCluster() *clusterv3.Cluster {
 	name := base64.RawURLEncoding.EncodeToString(sum[:]) + ".sock"
 	c := static(collectorName, 0, pipe(path.Join(b.knobs.collectorDir, name)))
 	c.ConnectTimeout = nil // Envoy's own, as Consul leaves it
-	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: plainHTTP2}
+	c.TypedExtensionProtocolOptions = map[string]*anypb.Any{httpOptions: plainHTTP2()}
 	return c
 }
 
-// plainHTTP1 and plainHTTP2 have all of Envoy's defaults.
+// plainHTTP1 and plainHTTP2 have all of Envoy's defaults. They are made when they
+// are first needed: protobuf keeps half a megabyte for it.
 var (
-	plainHTTP1 = mustPack(&httpv3.HttpProtocolOptions{
+	plainHTTP1 = packOnce(&httpv3.HttpProtocolOptions{
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
 			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_HttpProtocolOptions{
@@ -152,7 +154,7 @@ var (
 			},
 		},
 	})
-	plainHTTP2 = mustPack(&httpv3.HttpProtocolOptions{
+	plainHTTP2 = packOnce(&httpv3.HttpProtocolOptions{
 		UpstreamProtocolOptions: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_{
 			ExplicitHttpConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig{
 				ProtocolConfig: &httpv3.HttpProtocolOptions_ExplicitHttpConfig_Http2ProtocolOptions{
@@ -163,13 +165,15 @@ var (
 	})
 )
 
-// mustPack is for constants.
-func mustPack(m validator) *anypb.Any {
-	a, err := pack(m)
-	if err != nil {
-		panic(err)
-	}
-	return a
+// packOnce is for constants.
+func packOnce(m validator) func() *anypb.Any {
+	return sync.OnceValue(func() *anypb.Any {
+		a, err := pack(m)
+		if err != nil {
+			panic(err)
+		}
+		return a
+	})
 }
 
 func pipe(path string) *corev3.Address {
