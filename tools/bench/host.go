@@ -199,33 +199,68 @@ func restart(ctx context.Context, l *bed.Lictor, between func() error) (float64,
 	}
 }
 
-// memoryOf tells anonymous memory, pages of files and BPF maps apart.
+// memoryOf tells anonymous memory, pages of files and BPF maps apart. Pages of the
+// ring of events are mapped into the process, twice over, but are those of a map.
 func memoryOf(pid int, name string, wanted float64, r *report) error {
 	proc := filepath.Join("/proc", strconv.Itoa(pid))
-	text, err := os.ReadFile(filepath.Join(proc, "smaps_rollup"))
+	m, err := residentOf(proc)
 	if err != nil {
 		return err
-	}
-	kB := map[string]float64{}
-	for line := range strings.Lines(string(text)) {
-		if f := strings.Fields(line); len(f) == 3 && f[2] == "kB" {
-			if kB[f[0]], err = strconv.ParseFloat(f[1], 64); err != nil {
-				return err
-			}
-		}
 	}
 	maps, err := mapBytes(proc)
 	if err != nil {
 		return err
 	}
-	mb := func(kB float64) estimate { return estimate{at: kB / 1000, low: kB / 1000, high: kB / 1000} }
+	mb := func(bytes uint64) estimate {
+		at := float64(bytes) / 1e6
+		return estimate{at: at, low: at, high: at}
+	}
 	r.add(
-		row{what: name + "resident", unit: "MB", wanted: wanted, got: mb(kB["Rss:"])},
-		row{what: "  of it anonymous", unit: "MB", got: mb(kB["Anonymous:"])},
-		row{what: "  of it of files: program and journal", unit: "MB", got: mb(kB["Rss:"] - kB["Anonymous:"])},
-		row{what: "  beside it BPF maps", unit: "MB", got: mb(float64(maps) / 1000), note: "of the kernel, not of the process"},
+		row{what: name + "resident", unit: "MB", wanted: wanted, got: mb(m.all - m.maps)},
+		row{what: "  of it anonymous", unit: "MB", got: mb(m.anonymous)},
+		row{what: "  of it of files: program and journal", unit: "MB", got: mb(m.all - m.maps - m.anonymous)},
+		row{what: "  beside it BPF maps", unit: "MB", got: mb(maps), note: "of the kernel, not of the process"},
 	)
 	return nil
+}
+
+// resident is a process's resident memory in bytes.
+type resident struct {
+	all, anonymous uint64
+	maps           uint64 // of all: pages of BPF maps
+}
+
+// residentOf sums /proc/PID/smaps, proc_pid_smaps(5).
+func residentOf(proc string) (m resident, err error) {
+	text, err := os.ReadFile(filepath.Join(proc, "smaps"))
+	if err != nil {
+		return m, err
+	}
+	ofMap := false
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) > 1 && strings.Contains(f[0], "-") { // a mapping begins
+			ofMap = strings.HasSuffix(strings.TrimSpace(line), "anon_inode:bpf-map")
+			continue
+		}
+		if len(f) != 3 || f[2] != "kB" || f[0] != "Rss:" && f[0] != "Anonymous:" {
+			continue
+		}
+		kB, err := strconv.ParseUint(f[1], 10, 64)
+		if err != nil {
+			return m, fmt.Errorf("%s: %w", line, err)
+		}
+		switch {
+		case f[0] == "Anonymous:":
+			m.anonymous += kB << 10
+		case ofMap:
+			m.maps += kB << 10
+			fallthrough
+		default:
+			m.all += kB << 10
+		}
+	}
+	return m, nil
 }
 
 // mapBytes sums the memory of the maps that a process has open, each once.
