@@ -7,8 +7,9 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"text/template"
 	"text/template/parse"
+
+	"github.com/lictor-mesh/lictor/daemon/template"
 )
 
 // templateArgs are what Consul documents for envoy_bootstrap_json_tpl, by the
@@ -215,18 +216,15 @@ func parseTemplate(text string) (*template.Template, error) {
 	refused := func(name string) func(...any) (string, error) {
 		return func(...any) (string, error) { return "", fmt.Errorf("%s is not allowed", name) }
 	}
-	growing := template.FuncMap{}
+	growing := template.Funcs{}
 	for _, name := range []string{"call", "html", "js", "print", "printf", "println", "urlquery"} {
 		growing[name] = refused(name)
 	}
-	t, err := template.New("bootstrap").Funcs(growing).Parse(text)
+	t, err := template.Parse("bootstrap", text, growing, nil)
 	if err != nil {
 		return nil, err
 	}
-	if len(t.Templates()) > 1 {
-		return nil, errors.New("templates inside of it are not allowed")
-	}
-	return t, checkNodes(t.Root, false)
+	return t, checkNodes(t.Root(), false)
 }
 
 // checkNodes allows one loop, over the list that there is, and no calls of
@@ -255,7 +253,7 @@ func checkNodes(n parse.Node, looping bool) error {
 		}
 		return checkBranches(&n.BranchNode, true)
 	case *parse.TemplateNode:
-		return errors.New("templates inside of it are not allowed")
+		return template.ErrTemplates
 	}
 	return nil
 }
