@@ -25,8 +25,7 @@ type Funcs map[string]any
 // Template is a parsed template. It is not changed by executing it, and may be
 // executed concurrently.
 type Template struct {
-	name   string
-	root   *parse.ListNode
+	tree   *parse.Tree
 	funcs  Funcs
 	escape func(string) string
 }
@@ -48,31 +47,28 @@ func Parse(name, text string, funcs Funcs, escape func(string) string) (*Templat
 	if len(trees) > 1 {
 		return nil, ErrTemplates
 	}
-	t := &Template{name: name, root: &parse.ListNode{}, funcs: funcs, escape: escape}
-	if tree := trees[name]; tree != nil {
-		t.root = tree.Root
-	}
-	return t, nil
+	return &Template{tree: trees[name], funcs: funcs, escape: escape}, nil
 }
 
 // Root is what the template consists of. It is not to be changed.
-func (t *Template) Root() *parse.ListNode { return t.root }
+func (t *Template) Root() *parse.ListNode { return t.tree.Root }
 
-// Execute writes what the template makes of data. After an error some of it may
-// have been written.
+// Execute writes what the template makes of data. An error says where; some of it
+// may have been written by then.
 func (t *Template) Execute(w io.Writer, data any) (err error) {
 	dot := reflect.ValueOf(data)
-	s := &state{t: t, w: w, vars: []variable{{"$", dot}}}
+	s := &state{t: t, w: w, at: t.tree.Root, vars: []variable{{"$", dot}}}
 	defer func() {
 		switch fault := recover().(type) {
 		case nil:
 		case failure:
-			err = fmt.Errorf("template %s: %w", t.name, fault.error)
+			where, what := t.tree.ErrorContext(s.at)
+			err = fmt.Errorf("%s: %s: %w", where, what, fault.error)
 		default:
 			panic(fault)
 		}
 	}()
-	s.walk(dot, t.root)
+	s.walk(dot, t.tree.Root)
 	return nil
 }
 
@@ -85,6 +81,7 @@ func fail(format string, args ...any) { panic(failure{fmt.Errorf(format, args...
 type state struct {
 	t    *Template
 	w    io.Writer
+	at   parse.Node // what is being executed, for errors
 	vars []variable
 }
 
@@ -103,6 +100,7 @@ const (
 )
 
 func (s *state) walk(dot reflect.Value, node parse.Node) step {
+	s.at = node
 	switch n := node.(type) {
 	case *parse.ListNode:
 		for _, one := range n.Nodes {

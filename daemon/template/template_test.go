@@ -140,6 +140,13 @@ func TestWhatIsLeftOut(t *testing.T) {
 	}
 }
 
+func TestAnErrorSaysWhere(t *testing.T) {
+	_, err := ours("a\nb {{if .On}}{{.Nothing}}{{end}}")
+	if err == nil || !strings.Contains(err.Error(), "t:2:") || !strings.Contains(err.Error(), "{{.Nothing}}") {
+		t.Error(err)
+	}
+}
+
 // Methods is data that has one.
 type methods struct{ Name string }
 
