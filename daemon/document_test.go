@@ -16,6 +16,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/process"
 	"github.com/lictor-mesh/lictor/daemon/server"
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // self is this process, as a registration would have it.
@@ -86,6 +87,7 @@ func TestWhatABootstrapIsMadeOf(t *testing.T) {
 
 // The CA certificates for a proxy's metrics are read as the proxy sees them.
 func TestCAsOfMetrics(t *testing.T) {
+	testenv.Files(t)
 	p := self(t)
 	b := backend{&Daemon{resolver: owners.Resolver{BootID: p.BootID}}}
 	dir := t.TempDir()

@@ -18,6 +18,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/tools/testbed/lone"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 	"github.com/lictor-mesh/lictor/tools/testbed/xds"
 )
 
@@ -39,6 +40,7 @@ func (h hasty) Login(ctx context.Context, q catalog.LoginQuery) (catalog.Token, 
 // real is a rig on a real Consul; the catalog follows it.
 func real(t *testing.T, s *lone.Server, life time.Duration) (*rig, *atomic.Int64) {
 	t.Helper()
+	testenv.Files(t)
 	said := &atomic.Int64{}
 	said.Store(int64(life))
 	r := newRig(t)

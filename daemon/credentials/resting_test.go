@@ -9,12 +9,14 @@ import (
 
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // A token lacks rights, and the login that may help fails: the token in hand
 // stays, and the next login is due when the servers say again that it lacks
 // them. Until then nothing is, and the worker rests.
 func TestRestsWithoutRights(t *testing.T) {
+	testenv.Files(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.open()

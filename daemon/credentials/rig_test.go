@@ -21,6 +21,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/seal"
 	"github.com/lictor-mesh/lictor/daemon/secrets"
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // rig is a host: its Manager may be stopped and started again.
@@ -57,6 +58,7 @@ func (l *lines) String() string {
 // bubble runs a test under a clock that goes on when nothing else does.
 func bubble(t *testing.T, test func(t *testing.T, r *rig)) {
 	t.Helper()
+	testenv.Files(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.start()

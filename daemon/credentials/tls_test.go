@@ -21,6 +21,7 @@ import (
 
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // pair is a certificate that signs itself, with its key, PEM.
@@ -49,6 +50,7 @@ func pair(t *testing.T, name string) (cert, key string) {
 // secured is a rig with TLS, its files, and a proxy.
 func secured(t *testing.T, test func(t *testing.T, r *rig, ca, cert, key string)) {
 	t.Helper()
+	testenv.Files(t)
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		ca, cert, key := filepath.Join(r.dir, "ca.pem"), filepath.Join(r.dir, "cert.pem"), filepath.Join(r.dir, "key.pem")

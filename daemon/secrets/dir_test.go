@@ -35,6 +35,7 @@ func opened(t *testing.T, b *Base, id string, owner Identity) *Dir {
 
 // What Envoy watches: one whole file after the other, under one name.
 func TestRenamed(t *testing.T) {
+	testenv.Files(t)
 	b := base(t)
 	d := opened(t, b, "web", self())
 	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -153,6 +154,7 @@ func TestHandedOver(t *testing.T) {
 }
 
 func TestSweep(t *testing.T) {
+	testenv.Files(t)
 	b := base(t)
 	for _, id := range []string{"web", "api", "a b/c"} {
 		if _, err := opened(t, b, id, self()).Write("token.json", []byte(id)); err != nil {
@@ -176,6 +178,7 @@ func TestSweep(t *testing.T) {
 }
 
 func TestForget(t *testing.T) {
+	testenv.Files(t)
 	d := opened(t, base(t), "web", self())
 	for _, name := range []string{"token.json", "ca.json"} {
 		if _, err := d.Write(name, []byte("x")); err != nil {

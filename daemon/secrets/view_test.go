@@ -252,6 +252,7 @@ func TestGone(t *testing.T) {
 }
 
 func TestReadDir(t *testing.T) {
+	testenv.Files(t)
 	v, err := Host()
 	if err != nil {
 		t.Fatal(err)
@@ -276,6 +277,7 @@ func TestReadDir(t *testing.T) {
 
 // A file system that never answers holds up one call, and none after it.
 func TestStuck(t *testing.T) {
+	testenv.Files(t)
 	v := &View{id: self()}
 	hang := make(chan struct{})
 	t.Cleanup(func() { close(hang) })

@@ -14,9 +14,11 @@ import (
 	"unicode/utf8"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 func TestCallsThroughTheClient(t *testing.T) {
+	testenv.Privileged(t) // the kernel tells the caller's network namespace to CAP_NET_ADMIN alone
 	backend := newFake()
 	c := start(t, backend).client()
 	ctx := t.Context()
@@ -74,6 +76,7 @@ func TestCallsThroughTheClient(t *testing.T) {
 }
 
 func TestErrorsOfTheBackendAreProblems(t *testing.T) {
+	testenv.Privileged(t) // the kernel tells the caller's network namespace to CAP_NET_ADMIN alone
 	backend := newFake()
 	c := start(t, backend).client()
 	for _, tc := range []struct {
@@ -112,6 +115,7 @@ func TestADetailDoesNotRepeatTheTitle(t *testing.T) {
 }
 
 func TestBadInput(t *testing.T) {
+	asRoot(t)
 	backend := newFake()
 	s := start(t, backend)
 	long := strings.Repeat("x", 10<<10)
@@ -223,6 +227,7 @@ func TestBadInput(t *testing.T) {
 }
 
 func TestAnEmptyBodyIsAnEmptyRequest(t *testing.T) {
+	testenv.Privileged(t) // the kernel tells the caller's network namespace to CAP_NET_ADMIN alone
 	s := start(t, newFake())
 	req, err := http.NewRequest(http.MethodPut, "http://lictord/v1/proxies/a", nil)
 	if err != nil {
@@ -239,6 +244,7 @@ func TestAnEmptyBodyIsAnEmptyRequest(t *testing.T) {
 }
 
 func TestAPanicIsAnsweredAndTheDaemonGoesOn(t *testing.T) {
+	asRoot(t)
 	backend := newFake()
 	s := start(t, backend)
 	c := s.client()

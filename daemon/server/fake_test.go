@@ -269,6 +269,14 @@ func over(conn net.Conn) *http.Client {
 	}}
 }
 
+// asRoot is for tests that ask for what is told to root alone.
+func asRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		testenv.Privileged(t)
+	}
+}
+
 // dialAs connects as another user.
 func (r *running) dialAs(uid int) net.Conn {
 	r.t.Helper()

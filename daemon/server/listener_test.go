@@ -15,6 +15,7 @@ import (
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 func TestSocket(t *testing.T) {
@@ -165,6 +166,7 @@ func TestHalfOpenClientsLoseTheirConnection(t *testing.T) {
 }
 
 func TestAThousandConnectionsAtOnce(t *testing.T) {
+	testenv.Privileged(t) // the kernel tells the caller's network namespace to CAP_NET_ADMIN alone
 	s := start(t, newFake())
 	var wg sync.WaitGroup
 	failures := make(chan error, 1000)

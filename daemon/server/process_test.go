@@ -11,9 +11,11 @@ import (
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/process"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 func TestTheCallingProcess(t *testing.T) {
+	testenv.Privileged(t) // the kernel tells the caller's network namespace to CAP_NET_ADMIN alone
 	backend := newFake()
 	c := start(t, backend).client()
 	for _, ask := range []bool{true, false} {

@@ -25,6 +25,7 @@ func journalOf(n int) (events []v1.JournalEvent) {
 }
 
 func TestJournalInOrder(t *testing.T) {
+	asRoot(t)
 	backend := newFake()
 	backend.events = journalOf(5000)
 	c := start(t, backend).client()
@@ -47,6 +48,7 @@ func TestJournalInOrder(t *testing.T) {
 }
 
 func TestJournalErrors(t *testing.T) {
+	asRoot(t)
 	backend := newFake()
 	backend.events = journalOf(3)
 	c := start(t, backend).client()
@@ -67,6 +69,7 @@ func TestJournalErrors(t *testing.T) {
 }
 
 func TestFollowersAreFlushedAndEndWithTheDaemon(t *testing.T) {
+	asRoot(t)
 	backend := newFake()
 	backend.events = journalOf(2)
 	s := start(t, backend)
@@ -98,6 +101,7 @@ func TestFollowersAreFlushedAndEndWithTheDaemon(t *testing.T) {
 }
 
 func TestAFollowersOwnEndEndsTheSource(t *testing.T) {
+	asRoot(t)
 	backend := newFake()
 	c := start(t, backend).client()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -112,6 +116,7 @@ func TestAFollowersOwnEndEndsTheSource(t *testing.T) {
 }
 
 func TestASlowReaderLosesEventsExactlyAndBlocksNobody(t *testing.T) {
+	asRoot(t)
 	backend := newFake()
 	s := start(t, backend)
 	conn := s.dial()
@@ -160,6 +165,7 @@ func TestASlowReaderLosesEventsExactlyAndBlocksNobody(t *testing.T) {
 }
 
 func TestAReaderThatStandsStillLosesItsConnection(t *testing.T) {
+	asRoot(t)
 	backend := newFake()
 	backend.events = journalOf(20000)
 	s := start(t, backend, func(s *Server) { s.timing.line = 100 * time.Millisecond })

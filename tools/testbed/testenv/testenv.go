@@ -42,6 +42,16 @@ func Privileged(t testing.TB) {
 	t.Skipf("needs root and BPF: %v", err)
 }
 
+// Files is for tests that open files with the rights of whom they belong to. A
+// user may do so for itself, and root for everybody, but not root without its
+// capabilities, as in `make test-unit`: then it is as [Privileged].
+func Files(t testing.TB) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		Privileged(t)
+	}
+}
+
 // privileged asks the kernel once per process.
 var privileged = sync.OnceValue(func() error {
 	if os.Geteuid() != 0 {
