@@ -3,6 +3,7 @@ package catalog
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -16,7 +17,7 @@ import (
 func TestRealKV(t *testing.T) {
 	consul := lone.Launch(t, lenient)
 	addr := consul.HTTP
-	c := start(t, Config{Addresses: addr, TLS: TLS{Disabled: true}, Dial: dialLoopback})
+	c := start(t, Config{Addresses: addr, HTTPPort: netip.MustParseAddrPort(addr).Port(), TLS: TLS{Disabled: true}, Dial: dialLoopback})
 	want(t, c, lone.Node)
 	ctx := t.Context()
 	check := func(what string, err error) {
