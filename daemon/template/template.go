@@ -6,7 +6,8 @@
 // methods up by name, and a program in which that can be reached keeps every
 // exported method of every type: three megabytes of lictord's code, and as much of
 // tables. Associated templates (define, block, template) and loops over other
-// things than lists are refused too; nobody here has them.
+// things than lists are refused too, and a constant has the type that its spelling
+// says, whatever a function takes; nobody here has need of more.
 package template
 
 import (
