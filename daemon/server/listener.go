@@ -76,7 +76,7 @@ func listenAPI(path string, limits limits, log *slog.Logger) (*apiListener, erro
 func lockSocket(path string) (*os.File, error) {
 	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("open the lock of socket %s: %w", path, err)
+		return nil, fmt.Errorf("open the lock of socket %s: %w; set another --socket", path, err)
 	}
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {

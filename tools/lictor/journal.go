@@ -205,6 +205,9 @@ and how to put the new file in place. The damaged one is not changed.`,
 			progress := j.progress("recovering")
 			saved, err := journal.Recover(ctx, j.dir, out, progress.at)
 			progress.end()
+			if errors.Is(err, journal.ErrDamaged) {
+				return fmt.Errorf("%w; nothing can be saved: move the file away, start lictord, and register the proxies anew", err)
+			}
 			if err != nil {
 				return j.stopFirst(err, "recover")
 			}
