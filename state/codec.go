@@ -122,6 +122,9 @@ func decodeBody[B Body](data []byte) (Body, error) {
 	if err := decodeStrict(data, &b); err != nil {
 		return nil, fmt.Errorf("decode %s: %w", b.Kind(), err)
 	}
+	if common, ok := any(&b).(sharer); ok {
+		common.share()
+	}
 	return b, nil
 }
 

@@ -117,6 +117,7 @@ func (d *stateDecoder) field(name json.Token) error {
 	case "proxies":
 		return each(d, func(p *Proxy) string {
 			d.s.used[p.Index]++
+			p.share()
 			return put(d.s.Proxies, p.ID, p)
 		})
 	case "resting":
