@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,8 +14,10 @@ import (
 	"github.com/lictor-mesh/lictor/state"
 )
 
-// world is a registry and a catalog that a test sets.
+// world is a registry and a catalog that a test sets, under the lock where a
+// watcher runs beside it.
 type world struct {
+	mu      sync.Mutex
 	s       state.State
 	in      []string // ids that Consul knows
 	problem error    // of asking Consul
@@ -23,10 +26,14 @@ type world struct {
 }
 
 func (w *world) Snapshot(context.Context) (registry.Snapshot, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return registry.Snapshot{State: w.s.Clone()}, nil
 }
 
 func (w *world) Change(_ context.Context, c state.ProxyChanged) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.s = state.Fold(w.s, state.Event{Body: c})
 	return nil
 }
@@ -35,12 +42,16 @@ func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, 
 	if why != state.LeaveCatalogGone {
 		return errors.New("reaped for " + string(why))
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.s = state.Fold(w.s, state.Event{Body: state.ProxyDeregistered{ID: id, Reason: why}})
 	w.reaped = append(w.reaped, id)
 	return nil
 }
 
 func (w *world) Services(_ context.Context, n catalog.Node) ([]string, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.asked = append(w.asked, n)
 	return w.in, w.problem
 }

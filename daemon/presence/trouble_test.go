@@ -104,22 +104,29 @@ func TestRun(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
 		go func() { done <- watcher.Run(ctx) }()
-		time.Sleep(2 * lookEvery)
-		synctest.Wait()
-		if len(w.asked) == 0 || !w.s.Proxies["a"].Known {
-			t.Fatalf("asked %d times within two rounds", len(w.asked))
+		after := func(d time.Duration, look func()) {
+			time.Sleep(d)
+			synctest.Wait()
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			look()
 		}
-		w.in = nil
-		time.Sleep(missingFor)
-		synctest.Wait()
-		if len(w.reaped) > 0 {
-			t.Fatal("reaped before its time")
-		}
-		time.Sleep(4 * lookEvery)
-		synctest.Wait()
-		if !slices.Equal(w.reaped, []string{"a"}) {
-			t.Errorf("reaped %v, want a", w.reaped)
-		}
+		after(2*lookEvery, func() {
+			if len(w.asked) == 0 || !w.s.Proxies["a"].Known {
+				t.Errorf("asked %d times within two rounds", len(w.asked))
+			}
+			w.in = nil
+		})
+		after(missingFor, func() {
+			if len(w.reaped) > 0 {
+				t.Error("reaped before its time")
+			}
+		})
+		after(4*lookEvery, func() {
+			if !slices.Equal(w.reaped, []string{"a"}) {
+				t.Errorf("reaped %v, want a", w.reaped)
+			}
+		})
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("run = %v", err)
