@@ -45,7 +45,10 @@ const sealedDir = "sealed"
 type Store struct {
 	dir  string
 	keys []key // the first seals; all unseal
-	mu   sync.Mutex
+
+	mu   sync.Mutex // guards busy
+	busy map[string]bool
+	idle *sync.Cond // some name is not busy any more
 }
 
 // Options are what a test sets. The zero value is that of the daemon.
@@ -59,10 +62,11 @@ type Options struct {
 }
 
 // Open opens the store below a state directory, which must exist, and makes the
-// store and its key file where they are not there yet. Left-over files of
-// interrupted writes are removed.
+// store and its key file where they are not there yet. What an interrupted Put
+// wrote is sealed when all of it is there, and removed otherwise.
 func Open(stateDir string, o Options) (*Store, error) {
-	s := &Store{dir: filepath.Join(stateDir, sealedDir)}
+	s := &Store{dir: filepath.Join(stateDir, sealedDir), busy: map[string]bool{}}
+	s.idle = sync.NewCond(&s.mu)
 	if err := os.Mkdir(s.dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return nil, fmt.Errorf("make directory of sealed files: %w", err)
 	}
@@ -74,17 +78,50 @@ func Open(stateDir string, o Options) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, n := range names {
-		if strings.HasPrefix(n, tempPrefix) {
-			if err := os.Remove(filepath.Join(s.dir, n)); err != nil {
-				return nil, fmt.Errorf("remove what an interrupted write left: %w", err)
-			}
-		}
-	}
 	if s.keys, err = openKeys(stateDir, o, slices.ContainsFunc(names, validName)); err != nil {
 		return nil, err
 	}
+	for _, n := range names {
+		if name, interrupted := strings.CutPrefix(n, tempPrefix); interrupted {
+			if err := s.settle(name); err != nil {
+				return nil, fmt.Errorf("settle what an interrupted write left: %w", err)
+			}
+		}
+	}
 	return s, nil
+}
+
+// settle ends an interrupted Put. A process that is killed while its disk syncs
+// has written all: the secret may be one that Consul gave, and nobody else knows.
+func (s *Store) settle(name string) error {
+	temp, kept := filepath.Join(s.dir, tempPrefix+name), filepath.Join(s.dir, name)
+	if _, err := os.Lstat(kept); errors.Is(err, fs.ErrNotExist) && validName(name) {
+		raw, err := readBounded(temp, maxFile)
+		if err == nil {
+			_, err = decode(s.keys, name, raw)
+		}
+		if err == nil {
+			return errors.Join(place(s.dir, name), syncFile(s.dir))
+		}
+	}
+	return os.Remove(temp)
+}
+
+// hold waits for other writes of a name; they sync, so those of other names are
+// not waited for.
+func (s *Store) hold(name string) (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.busy[name] {
+		s.idle.Wait()
+	}
+	s.busy[name] = true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.busy, name)
+		s.idle.Broadcast()
+	}
 }
 
 // Put seals a secret under a name and returns when it is on the disk. It
@@ -96,8 +133,7 @@ func (s *Store) Put(name string, secret []byte) error {
 	if len(secret) > MaxSecret {
 		return fmt.Errorf("seal %s: %d bytes are more than %d", name, len(secret), MaxSecret)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.hold(name)()
 	if err := writeSynced(s.dir, name, encode(s.keys[0], name, secret)); err != nil {
 		return fmt.Errorf("seal %s: %w", name, err)
 	}
@@ -127,14 +163,13 @@ func (s *Store) Delete(name string) error {
 	if !validName(name) {
 		return fmt.Errorf("delete sealed %q: %w", name, ErrName)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	defer s.hold(name)()
 	err := os.Remove(filepath.Join(s.dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = syncDir(s.dir)
+		err = syncFile(s.dir)
 	}
 	if err != nil {
 		return fmt.Errorf("delete sealed %s: %w", name, err)
@@ -195,23 +230,30 @@ func writeSynced(dir, name string, data []byte) error {
 		return err
 	}
 	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
-		err = os.Rename(temp, filepath.Join(dir, name))
+		err = place(dir, name)
 	}
 	if err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}
-	return syncDir(dir)
+	return syncFile(dir)
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// place gives what was written beside its name, when all of it is on the disk.
+func place(dir, name string) error {
+	temp := filepath.Join(dir, tempPrefix+name)
+	if err := syncFile(temp); err != nil {
+		return err
+	}
+	return os.Rename(temp, filepath.Join(dir, name))
+}
+
+// syncFile has a file, or what a directory lists, on the disk.
+func syncFile(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return errors.Join(f.Sync(), f.Close())
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 func open(t *testing.T, dir string, o Options) *Store {
@@ -238,6 +239,50 @@ func TestInterrupted(t *testing.T) {
 	if _, err := os.Stat(half); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("left over: %v", err)
 	}
+}
+
+// What was wholly written when the process was killed is kept, unless something
+// is: what it was to replace.
+func TestKilledWhileSyncing(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir, Options{})
+	put(t, s, "old", "secret")
+	for name, content := range map[string][]byte{
+		"new":    encode(s.keys[0], "new", []byte("secret of new")),
+		"old":    encode(s.keys[0], "old", []byte("never promised")),
+		"other":  encode(s.keys[0], "new", []byte("of another name")),
+		"half":   encode(s.keys[0], "half", []byte("secret"))[:40],
+		".dotty": encode(s.keys[0], ".dotty", []byte("no name")),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, sealedDir, tempPrefix+name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s = open(t, dir, Options{})
+	wantSecret(t, s, "new", "secret of new")
+	wantSecret(t, s, "old", "secret")
+	if entries, err := s.entries(); err != nil || !slices.Equal(entries, []string{"new", "old"}) {
+		t.Errorf("left: %q, %v", entries, err)
+	}
+}
+
+// Writes of one name wait for each other, and those of another do not.
+func TestWritesBesideEachOther(t *testing.T) {
+	s := open(t, t.TempDir(), Options{})
+	release := s.hold("a")
+	put(t, s, "b", "not waited for")
+	done := make(chan error, 1)
+	go func() { done <- s.Put("a", []byte("waits")) }()
+	select {
+	case err := <-done:
+		t.Fatalf("a was written while it was held: %v", err)
+	case <-time.After(20 * time.Millisecond):
+	}
+	release()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	wantSecret(t, s, "a", "waits")
 }
 
 // A disk that takes nothing leaves what was there.

@@ -186,7 +186,13 @@ func (c *churn) nothingLeft() error {
 			c.unheard = append(c.unheard, token.AccessorID)
 			continue
 		}
-		errs = append(errs, fmt.Errorf("token %s of %v is in Consul", token.AccessorID, token.CreateTime.Format(time.StampMilli)))
+		made := token.CreateTime
+		next := slices.IndexFunc(c.kills, made.Before)
+		err := fmt.Errorf("token %s, %q, of %s is in Consul", token.AccessorID, token.Description, made.Format(time.StampMilli))
+		if next >= 0 {
+			err = fmt.Errorf("%w; lictord was killed %v later", err, c.kills[next].Sub(made).Round(time.Millisecond))
+		}
+		errs = append(errs, err)
 	}
 	if err := errors.Join(append(errs, c.files())...); err != nil {
 		return err
@@ -194,10 +200,11 @@ func (c *churn) nothingLeft() error {
 	return c.untold()
 }
 
-// atAKill tells whether a token was made when lictord was killed.
+// atAKill tells whether a token was made when lictord was killed: Consul answers
+// a login when its disk has synced.
 func (c *churn) atAKill(made time.Time) bool {
 	for _, killed := range c.kills {
-		if since := killed.Sub(made); since > -200*time.Millisecond && since < 200*time.Millisecond {
+		if since := killed.Sub(made); since > -200*time.Millisecond && since < 500*time.Millisecond {
 			return true
 		}
 	}
