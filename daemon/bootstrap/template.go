@@ -7,9 +7,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"text/template"
 	"text/template/parse"
-
-	"github.com/lictor-mesh/lictor/daemon/template"
 )
 
 // templateArgs are what Consul documents for envoy_bootstrap_json_tpl, by the
@@ -216,15 +215,18 @@ func parseTemplate(text string) (*template.Template, error) {
 	refused := func(name string) func(...any) (string, error) {
 		return func(...any) (string, error) { return "", fmt.Errorf("%s is not allowed", name) }
 	}
-	growing := template.Funcs{}
+	growing := template.FuncMap{}
 	for _, name := range []string{"call", "html", "js", "print", "printf", "println", "urlquery"} {
 		growing[name] = refused(name)
 	}
-	t, err := template.Parse("bootstrap", text, growing, nil)
+	t, err := template.New("bootstrap").Funcs(growing).Parse(text)
 	if err != nil {
 		return nil, err
 	}
-	return t, checkNodes(t.Root(), false)
+	if len(t.Templates()) > 1 {
+		return nil, errors.New("templates inside of it are not allowed")
+	}
+	return t, checkNodes(t.Root, false)
 }
 
 // checkNodes allows one loop, over the list that there is, and no calls of
@@ -253,7 +255,7 @@ func checkNodes(n parse.Node, looping bool) error {
 		}
 		return checkBranches(&n.BranchNode, true)
 	case *parse.TemplateNode:
-		return template.ErrTemplates
+		return errors.New("templates inside of it are not allowed")
 	}
 	return nil
 }
