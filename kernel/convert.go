@@ -3,6 +3,7 @@ package kernel
 import (
 	"encoding/binary"
 	"net/netip"
+	"slices"
 	"time"
 	"unsafe"
 )
@@ -74,6 +75,7 @@ func vipOf(key lictorVipKey, w *lictorVip) VIP {
 	}
 	v.Slot, v.Set = w.Slot, w.Set
 	v.Owner = Owner{Kind: OwnerKind(w.OwnerKind), ID: w.OwnerId, Level: w.OwnerLevel}
+	v.Ranked = slices.Grow(v.Ranked, int(w.N))
 	for _, b := range w.Ranked[:w.N] {
 		v.Ranked = append(v.Ranked, Backend{Slot: b.Slot, Addr: netip.AddrPortFrom(addrOf(b.Addr), swapPort(b.Port))})
 	}

@@ -29,48 +29,52 @@ func (k *Kernel) SetMeta(m Meta) error {
 // VIPs returns every entry, in no order. One that is damaged has its key alone:
 // it denies everybody.
 func (k *Kernel) VIPs() ([]VIP, error) {
-	keys, values, err := k.entries()
-	if err != nil {
-		return nil, fmt.Errorf("read VIPs: %w", err)
-	}
-	vips := make([]VIP, 0, len(keys))
-	for i := range keys {
-		if v := vipOf(keys[i], &values[i]); !k.isProbe(v.Key) {
+	var vips []VIP
+	err := k.entries(func(key lictorVipKey, value *lictorVip) {
+		if v := vipOf(key, value); !k.isProbe(v.Key) {
 			vips = append(vips, v)
 		}
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read VIPs: %w", err)
 	}
 	return vips, nil
 }
 
-// entries reads the whole hash by batches where the kernel has them.
-func (k *Kernel) entries() (keys []lictorVipKey, values []lictorVip, err error) {
+// entriesAtOnce is how many entries one system call reads: some 290 kB.
+const entriesAtOnce = 1024
+
+// entries calls fn for each entry of the hash, which it reads by batches where the
+// kernel has them. What value points to is overwritten after fn.
+func (k *Kernel) entries(fn func(key lictorVipKey, value *lictorVip)) error {
 	var cursor ebpf.MapBatchCursor
-	chunk := 4096
-	for {
-		ks, vs := make([]lictorVipKey, chunk), make([]lictorVip, chunk)
-		n, err := k.objs.Vips.BatchLookup(&cursor, ks, vs, nil)
+	keys, values := make([]lictorVipKey, entriesAtOnce), make([]lictorVip, entriesAtOnce)
+	for began := false; ; began = true {
+		n, err := k.objs.Vips.BatchLookup(&cursor, keys, values, nil)
 		last := errors.Is(err, ebpf.ErrKeyNotExist)
 		switch {
-		case errors.Is(err, ebpf.ErrNotSupported):
-			return k.entriesOneByOne()
+		case errors.Is(err, ebpf.ErrNotSupported) && !began:
+			return k.entriesOneByOne(fn)
 		case err != nil && !last:
-			return nil, nil, err
+			return err
 		}
-		keys, values = append(keys, ks[:n]...), append(values, vs[:n]...)
+		for i := range n {
+			fn(keys[i], &values[i])
+		}
 		if last {
-			return keys, values, nil
+			return nil
 		}
 	}
 }
 
-func (k *Kernel) entriesOneByOne() (keys []lictorVipKey, values []lictorVip, err error) {
+func (k *Kernel) entriesOneByOne(fn func(key lictorVipKey, value *lictorVip)) error {
 	var key lictorVipKey
 	var value lictorVip
 	it := k.objs.Vips.Iterate()
 	for it.Next(&key, &value) {
-		keys, values = append(keys, key), append(values, value)
+		fn(key, &value)
 	}
-	return keys, values, it.Err()
+	return it.Err()
 }
 
 // PutVIPs writes whole entries. Writing the same again changes nothing. An

@@ -55,12 +55,11 @@ func TestVIPsAreReadAsTheyWereWritten(t *testing.T) {
 		t.Errorf("read %d VIPs, which are not the %d that were written", len(got), len(want))
 	}
 	slow := 0
-	keys, values, err := r.k.entriesOneByOne()
-	for i := range keys {
-		if v := vipOf(keys[i], &values[i]); v.Slot != 0 {
+	err := r.k.entriesOneByOne(func(key lictorVipKey, value *lictorVip) {
+		if v := vipOf(key, value); v.Slot != 0 {
 			slow++
 		}
-	}
+	})
 	if err != nil || slow != len(want) {
 		t.Errorf("read %d VIPs one by one, %v", slow, err)
 	}
