@@ -59,7 +59,7 @@ type hub struct {
 	sampling bool         // the next reading is a point of the sparklines
 	alarm    *time.Timer  // when what is wanted is due
 
-	known   update // as told last
+	known   update // as told last; without a summary before it is read, and once nobody has asked for long
 	rows    map[string]proxy
 	past    map[string][]uint64
 	stale   string
@@ -109,6 +109,7 @@ func (h *hub) run(ctx context.Context, group *sync.WaitGroup) {
 		case <-h.alarm.C:
 		case <-sample.C:
 			h.sampling, h.wanted = true, true
+			h.forget()
 		case <-tick.C:
 			h.tick()
 		}
@@ -155,6 +156,15 @@ func (h *hub) end() {
 	}
 }
 
+// forget lets go of what is known of thousands of proxies when nobody asks for
+// it: who comes next waits for a reading of everything anyway.
+func (h *hub) forget() {
+	if len(h.readers) > 0 || len(h.waiting) > 0 || !h.began.IsZero() || time.Since(h.fullAt) < longest {
+		return
+	}
+	h.known.Summary, h.known.Proxies, h.rows = nil, nil, map[string]proxy{}
+}
+
 // look begins a reading when one is wanted and may be.
 func (h *hub) look(ctx context.Context) {
 	if !h.wanted || !h.began.IsZero() {
@@ -164,7 +174,7 @@ func (h *hub) look(ctx context.Context) {
 		h.alarm.Reset(wait)
 		return
 	}
-	full := len(h.readers) > 0 || len(h.waiting) > 0 || h.known.Summary == nil
+	full := len(h.readers) > 0 || len(h.waiting) > 0 || h.fullAt.IsZero()
 	h.wanted, h.began = false, time.Now()
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, h.timing.patience)

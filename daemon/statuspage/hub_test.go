@@ -185,3 +185,32 @@ func TestReadersAreLetGoAtTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// What nobody has asked for lately does not stay in memory, and who comes next is
+// told everything all the same.
+func TestWhatNobodyAsksForIsForgotten(t *testing.T) {
+	f := newFake(3)
+	h := newHub(New(Config{Source: f}))
+	h.read(readSource(t.Context(), f, true))
+	h.forget()
+	if len(h.known.Proxies) != 3 {
+		t.Fatalf("%d proxies are known a moment after", len(h.known.Proxies))
+	}
+	h.fullAt = time.Now().Add(-2 * longest)
+	h.waiting = []request{{}}
+	h.forget()
+	if h.known.Summary == nil {
+		t.Error("forgotten though somebody waits")
+	}
+	h.waiting = nil
+	h.forget()
+	if h.known.Summary != nil || h.known.Proxies != nil || len(h.rows) > 0 {
+		t.Errorf("still known: %+v, %v", h.known, h.rows)
+	}
+	late := request{answer: make(chan update, 1)}
+	h.asked(late)
+	h.read(readSource(t.Context(), f, true))
+	if u := <-late.answer; !u.All || u.Summary == nil || len(u.Proxies) != 3 {
+		t.Errorf("told %+v", u)
+	}
+}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"html/template"
 	"io/fs"
-	"mime"
 	"net/http"
 	"path"
 )
@@ -14,13 +13,10 @@ import (
 //go:embed web
 var files embed.FS
 
-func init() {
-	// What a host's /etc/mime.types says must not decide whether a script runs.
-	for ext, kind := range map[string]string{".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"} {
-		if err := mime.AddExtensionType(ext, kind); err != nil {
-			panic(err)
-		}
-	}
+// kinds are the types of files. What a host's /etc/mime.types says must not
+// decide whether a script runs.
+var kinds = map[string]string{
+	".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml",
 }
 
 // web is the page's files. Their names hold a hash of all of them, so that a
@@ -60,7 +56,7 @@ func (p *Page) asset(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "no such file; load the page again", http.StatusNotFound)
 		return
 	}
-	w.Header().Set("Content-Type", mime.TypeByExtension(path.Ext(r.PathValue("file"))))
+	w.Header().Set("Content-Type", kinds[path.Ext(r.PathValue("file"))])
 	w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
 	_, _ = w.Write(content) // a reader who has gone is no error of ours
 }
