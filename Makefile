@@ -19,8 +19,7 @@ BENCHSTAT  := .cache/bin/benchstat
 C_SOURCES   = $(filter-out %/vmlinux.h,$(wildcard kernel/bpf/*.c kernel/bpf/*.h))
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 STAMP      := github.com/lictor-mesh/lictor/daemon/version.version
-# Without gRPC's trace pages: they would keep every method of every type linked.
-BUILDFLAGS  = -tags grpcnotrace -trimpath -buildvcs=false -ldflags '-w -X $(STAMP)=$(VERSION)'
+BUILDFLAGS  = -trimpath -buildvcs=false -ldflags '-w -X $(STAMP)=$(VERSION)'
 
 # For one package at a time: make test PACKAGES=./kernel/...
 PACKAGES ?= ./...
