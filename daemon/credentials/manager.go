@@ -170,7 +170,9 @@ func (m *Manager) start(ctx context.Context) error {
 	m.mu.Lock()
 	for id := range snap.State.Proxies {
 		keep[id] = true
-		m.asked[id] = m.asked[id] || m.cfg.Base.Has(id)
+		if m.cfg.Base.Has(id) {
+			m.asked[id] = true
+		}
 	}
 	m.mu.Unlock()
 	if n, err := m.cfg.Base.Sweep(keep); err != nil {
