@@ -113,6 +113,7 @@ func (w *worker) judged(ctx context.Context, p state.Proxy, what verdict, proble
 	switch what {
 	case good:
 		w.checkAt, w.failed, w.login.refused = w.rights.lookAt, 0, 0
+		w.login.forced = false // that was for rights, which it has now
 		w.say(ctx, state.CredentialOK, "")
 		return w.wait(p)
 	case unsettled:

@@ -99,6 +99,7 @@ type Manager struct {
 
 	mu        sync.Mutex // guards what follows
 	workers   map[string]*worker
+	arriving  map[string]int       // secrets of registrations that are being made, by proxy
 	asked     map[string]bool      // proxies without a credential that wanted files nevertheless
 	leaving   map[string]time.Time // by accessor: tokens to be logged out, and not before
 	outs      map[string]*logout   // by accessor: tokens being logged out
@@ -116,7 +117,7 @@ func New(cfg Config) *Manager {
 		cfg: cfg, log: cfg.Log.With("component", "credentials"),
 		linger: linger, pace: pace{every: time.Second / loginsPerSec, burst: loginsPerSec},
 		wake: make(chan struct{}, 1), asks: make(chan chan struct{}), stats: newCounters(),
-		workers: map[string]*worker{}, asked: map[string]bool{}, leaving: map[string]time.Time{},
+		workers: map[string]*worker{}, arriving: map[string]int{}, asked: map[string]bool{}, leaving: map[string]time.Time{},
 		outs: map[string]*logout{}, orphans: map[string]state.LoginRecord{}, lifetimes: map[string]time.Duration{},
 	}
 }

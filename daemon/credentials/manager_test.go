@@ -77,6 +77,32 @@ func TestPreparedOnly(t *testing.T) {
 	})
 }
 
+// A look at the registrations between a promise and its secret is no trouble.
+func TestSecretArrives(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.consul.know("static-token")
+		c := static()
+		prepared, err := r.m.Prepare("web", &c, "static-token", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.book.do(state.ProxyRegistered{Proxy: state.Registration{ID: "web", Node: "n", Credential: &c}})
+		pass(time.Minute)
+		if n := len(r.book.of(state.KindCredentialChanged)); n != 0 {
+			t.Errorf("state journaled %d times", n)
+		}
+		if err := prepared.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Second)
+		r.wantFile("web", "static-token")
+		r.wantState("web", state.CredentialOK)
+		if n := len(r.book.of(state.KindCredentialChanged)); n != 1 {
+			t.Errorf("state journaled %d times", n)
+		}
+	})
+}
+
 // A crash between the seal and the answer: the registration was promised, or it
 // was not.
 func TestCrashWhilePreparing(t *testing.T) {
@@ -342,8 +368,10 @@ func TestNoRights(t *testing.T) {
 		r.consul.set(func(s *servers) { s.params = nil })
 		pass(2 * time.Minute)
 		r.wantState("web", state.CredentialOK)
-		if n := len(r.consul.left()); n != 1 {
-			t.Errorf("%d tokens left", n)
+		n := len(r.consul.logins())
+		pass(time.Hour)
+		if again := len(r.consul.logins()) - n; again > 0 || len(r.consul.left()) != 1 {
+			t.Errorf("%d more logins though it is well, %d tokens left", again, len(r.consul.left()))
 		}
 	})
 }

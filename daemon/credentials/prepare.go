@@ -53,14 +53,40 @@ func (m *Manager) Prepare(id string, c *state.Credential, token, bearer string) 
 		return p, nil // it is kept already, as for a proxy that was restarted
 	}
 	p.pending = pendingPrefix + secrets.Name(id) + "-" + rand.Text()
+	m.mu.Lock()
+	m.arriving[id]++ // before it is there, or the sweep of the start would take it for one that a crash left
+	m.mu.Unlock()
 	if err := m.cfg.Store.Put(p.pending, p.secret); err != nil {
+		p.settled()
 		return nil, fmt.Errorf("keep the secret of proxy %s: %w", id, err)
 	}
 	return p, nil
 }
 
+// settled lets the proxy's worker go on.
+func (p *Prepared) settled() {
+	if p.pending == "" {
+		return
+	}
+	p.m.mu.Lock()
+	defer p.m.mu.Unlock()
+	if p.m.arriving[p.id]--; p.m.arriving[p.id] == 0 {
+		delete(p.m.arriving, p.id)
+	}
+	if w := p.m.workers[p.id]; w != nil {
+		w.nudge()
+	}
+}
+
+func (m *Manager) isArriving(id string) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.arriving[id] > 0
+}
+
 // Commit puts the secret in force, after the registration was promised.
 func (p *Prepared) Commit() error {
+	defer p.settled()
 	defer p.m.Wake()
 	name := givenPrefix + secrets.Name(p.id)
 	p.m.given.Lock()
@@ -82,11 +108,16 @@ func (p *Prepared) Commit() error {
 	if w != nil {
 		w.replaced()
 	}
-	return p.Abort()
+	return p.discard()
 }
 
 // Abort removes what was prepared, after the registration was refused.
 func (p *Prepared) Abort() error {
+	defer p.settled()
+	return p.discard()
+}
+
+func (p *Prepared) discard() error {
 	if p.pending == "" {
 		return nil
 	}
@@ -164,6 +195,9 @@ func (m *Manager) settlePending(name string, owners map[string]string) error {
 	raw, err := m.cfg.Store.Get(name)
 	var g given
 	if err == nil && json.Unmarshal(raw, &g) == nil {
+		if m.isArriving(g.Proxy) {
+			return nil // whoever registers it settles it
+		}
 		kept := givenPrefix + secrets.Name(g.Proxy)
 		_, err := m.cfg.Store.Get(kept)
 		if owners[kept] == g.Proxy && errors.Is(err, fs.ErrNotExist) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -164,6 +165,29 @@ func TestCommittedWhileSweeping(t *testing.T) {
 	}
 	if g, err := m.givenTo("web"); g.Token != "static-token" {
 		t.Errorf("swept away: %v", err)
+	}
+}
+
+// What is prepared while a start sweeps what is sealed is not what a crash left.
+func TestPreparedWhileSweeping(t *testing.T) {
+	r := newRig(t)
+	store, err := seal.Open(r.dir, seal.Options{MachineID: "m"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var m *Manager
+	r.cfg.Store = sweeping{store, func() {
+		c := static()
+		if _, err := m.Prepare("web", &c, "static-token", ""); err != nil {
+			t.Fatal(err)
+		}
+	}}
+	m = New(r.cfg)
+	if err := m.start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := store.List(); err != nil || len(names) != 1 || !strings.HasPrefix(names[0], pendingPrefix) {
+		t.Errorf("sealed: %q, %v", names, err)
 	}
 }
 

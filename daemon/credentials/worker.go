@@ -212,6 +212,9 @@ func (w *worker) step(ctx context.Context) time.Duration {
 	if ctx.Err() != nil {
 		return 0
 	}
+	if problem != nil && token == "" && w.m.isArriving(w.id) {
+		return idle // a secret that is missed may be the one that is not in force yet: a nudge follows
+	}
 	if token != "" || p.Credential == nil || p.Credential.Type == state.CredentialNone {
 		if err := w.writeToken(token); err != nil {
 			return w.fail(ctx, p, unreadable(err))
