@@ -266,7 +266,7 @@ func (c *Catalog) fail(err error) {
 // for as long as it lasts.
 func (c *Catalog) problem(server string, err error) {
 	c.fail(err)
-	sentence := sentenceOf(err)
+	sentence := SentenceOf(err)
 	c.mu.Lock()
 	if c.status.Problem == "" {
 		c.status.Since = c.cfg.Now()

@@ -34,12 +34,13 @@ func (p *Problem) Error() string {
 // Unwrap is the cause.
 func (p *Problem) Unwrap() error { return p.Err }
 
-// sentenceOf is an error's sentence for people.
-func sentenceOf(err error) string {
+// SentenceOf is an error's sentence for people: that of the *Problem within it,
+// or else its text.
+func SentenceOf(err error) string {
 	if p := (*Problem)(nil); errors.As(err, &p) {
 		return p.Sentence
 	}
-	return err.Error()
+	return strings.TrimSpace(err.Error())
 }
 
 // explain finds the sentence for a query that got no answer.

@@ -71,7 +71,7 @@ func explainCall(target string, refused statusError, token string) error {
 	err := explainStatus(target, refused, token)
 	switch {
 	case refused.status == http.StatusForbidden:
-		sentence := sentenceOf(err)
+		sentence := SentenceOf(err)
 		if _, lacks, ok := strings.Cut(refused.said, " lacks permission "); ok {
 			lacks, _, _ = strings.Cut(lacks, ". The anonymous token") // what follows explains that to nobody
 			sentence = fmt.Sprintf("the token of --consul-token-file lacks %s", strings.ReplaceAll(lacks, "'", ""))

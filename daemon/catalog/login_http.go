@@ -63,7 +63,7 @@ func (c *Catalog) postACL(ctx context.Context, target string, q question) (said 
 	if refused := (statusError{}); errors.As(err, &refused) {
 		err = explainStatus(target, refused, q.token)
 		if refused.limits() {
-			err = &Problem{Sentence: sentenceOf(err), Err: ErrLimited}
+			err = &Problem{Sentence: SentenceOf(err), Err: ErrLimited}
 		}
 		return refused.said, err
 	}

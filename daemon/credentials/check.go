@@ -58,7 +58,7 @@ func judge(err error) (verdict, *trouble) {
 	}
 	if errors.Is(err, catalog.ErrToken) {
 		return bad, &trouble{
-			state: state.CredentialRefused, sentence: sentenceOf(err),
+			state: state.CredentialRefused, sentence: catalog.SentenceOf(err),
 			unknownToken: strings.Contains(err.Error(), "ACL not found"),
 		}
 	}
@@ -81,7 +81,7 @@ func judge(err error) (verdict, *trouble) {
 	default:
 		return unclear, nil
 	}
-	return bad, &trouble{state: is, sentence: sentenceOf(err)}
+	return bad, &trouble{state: is, sentence: catalog.SentenceOf(err)}
 }
 
 // verify asks any server whether the token in hand does what it is for.

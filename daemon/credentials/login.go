@@ -238,7 +238,7 @@ func (m *Manager) explainLogin(err error) *trouble {
 		}
 	}
 	m.stats.fail(reason)
-	return &trouble{state: is, sentence: sentenceOf(err)}
+	return &trouble{state: is, sentence: catalog.SentenceOf(err)}
 }
 
 // meta adds whose token it is, so that those of dead hosts can be found by their

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/state"
 )
 
@@ -167,7 +168,7 @@ func (m *Manager) logOut(ctx context.Context, rec state.LoginRecord, out *logout
 	out.next = time.Now().Add(backoff(out.failures))
 	m.stats.fail(ReasonLogout)
 	if out.failures == 1 {
-		m.log.Warn("token cannot be logged out yet", "proxy", rec.ProxyID, "accessor", rec.Accessor, "problem", sentenceOf(err))
+		m.log.Warn("token cannot be logged out yet", "proxy", rec.ProxyID, "accessor", rec.Accessor, "problem", catalog.SentenceOf(err))
 	}
 }
 

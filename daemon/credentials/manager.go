@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
-	"strings"
 	"sync"
 	"time"
 
@@ -304,12 +303,4 @@ func (m *Manager) Wake() {
 // jitter is a random time between three quarters of d and d and a quarter.
 func jitter(d time.Duration) time.Duration {
 	return d - d/4 + rand.N(d/2+1)
-}
-
-// sentenceOf is an error's sentence for people.
-func sentenceOf(err error) string {
-	if p := (*catalog.Problem)(nil); errors.As(err, &p) {
-		return p.Sentence
-	}
-	return strings.TrimSpace(err.Error())
 }

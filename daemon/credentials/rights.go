@@ -48,7 +48,7 @@ func (w *worker) examine(ctx context.Context, server netip.AddrPort, p state.Pro
 		r.lacks, r.told, r.lookAt = nil, time.Now(), time.Now().Add(jitter(rightsEvery))
 		return good, nil
 	case errors.Is(err, catalog.ErrToken):
-		r.lacks, r.told, r.lookAt = &trouble{state: state.CredentialRefused, sentence: sentenceOf(err)}, time.Now(), time.Time{}
+		r.lacks, r.told, r.lookAt = &trouble{state: state.CredentialRefused, sentence: catalog.SentenceOf(err)}, time.Now(), time.Time{}
 		return bad, r.lacks
 	case errors.Is(err, catalog.ErrRightsUntold):
 		*r = rights{token: r.token, service: r.service}

@@ -67,10 +67,11 @@ func TestErrorsOfACommit(t *testing.T) {
 	}
 }
 
-// TestFullDisk fills a real file system, then makes room.
-func TestFullDisk(t *testing.T) {
+// smallDisk is a file system of a megabyte.
+func smallDisk(t *testing.T) (dir string) {
+	t.Helper()
 	testenv.Privileged(t)
-	dir := t.TempDir()
+	dir = t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
 		t.Fatal(err)
 	}
@@ -79,6 +80,12 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+// TestFullDisk fills a real file system, then makes room.
+func TestFullDisk(t *testing.T) {
+	dir := smallDisk(t)
 	j, s := mustOpen(t, dir, journal.Options{})
 	ballast := filepath.Join(dir, "ballast")
 	writeFile(t, ballast, make([]byte, 200<<10))
@@ -113,16 +120,7 @@ func TestFullDisk(t *testing.T) {
 // it refused is still full; room that a probe found is there for the next append,
 // whoever else fills the disk.
 func TestProbeOfAFullDisk(t *testing.T) {
-	testenv.Privileged(t)
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := smallDisk(t)
 	j, _ := mustOpen(t, dir, journal.Options{})
 	ballast := filepath.Join(dir, "ballast")
 	many := make([]state.Body, 100)
