@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -49,9 +51,10 @@ func init() {
 	})
 }
 
-func TestNothingIsLeftOfABedWhoseProcessWasKilled(t *testing.T) {
-	testenv.Privileged(t)
-	testenv.NoLeaks(t)
+// killed builds a bed in a process of its own and kills that, after its lifeline
+// if so asked. It returns the run's id.
+func killed(t *testing.T, lifelineToo bool) (id string) {
+	t.Helper()
 	victim := exec.Command(reexec.Path)
 	victim.Args[0] = reexec.Argv0("victim")
 	victim.Stderr = os.Stderr
@@ -60,23 +63,67 @@ func TestNothingIsLeftOfABedWhoseProcessWasKilled(t *testing.T) {
 	check(t, victim.Start())
 	line, err := bufio.NewReader(out).ReadString('\n')
 	check(t, err)
-	var id string
-	var pid int
-	_, err = fmt.Sscan(line, &id, &pid)
+	var sleep int
+	_, err = fmt.Sscan(line, &id, &sleep)
 	check(t, err)
-	if left := traces(t, id); len(left) < 5 {
+	if left := traces(t, id); len(left) < 5 || !alive(sleep) {
 		t.Fatalf("a living bed shows as %v, want namespaces, a cgroup, pins, files and a registration", left)
+	}
+	if lifelineToo {
+		for _, pid := range children(t, victim.Process.Pid) {
+			if pid != sleep {
+				check(t, syscall.Kill(pid, syscall.SIGKILL))
+			}
+		}
 	}
 	check(t, victim.Process.Kill())
 	_ = victim.Wait()
+	return id
+}
 
-	// At once: the processes, by the lifeline.
-	for end := time.Now().Add(5 * time.Second); alive(pid); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("a process outlived its bed by 5 s")
+// children of all threads of a process.
+func children(t *testing.T, pid int) (pids []int) {
+	t.Helper()
+	lists, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	check(t, err)
+	for _, list := range lists {
+		text, err := os.ReadFile(list)
+		if err != nil {
+			continue // the thread has ended
+		}
+		for field := range strings.FieldsSeq(string(text)) {
+			child, err := strconv.Atoi(field)
+			check(t, err)
+			pids = append(pids, child)
 		}
 	}
-	// At the next start: everything.
+	return pids
+}
+
+func TestNothingIsLeftOfABedWhoseProcessWasKilled(t *testing.T) {
+	testenv.Privileged(t)
+	testenv.NoLeaks(t)
+	other := bed.ForTest(t)
+	id := killed(t, false)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		left := traces(t, id)
+		if len(left) == 0 {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("left behind: %v", left)
+		}
+	}
+	if left := traces(t, other.ID()); len(left) == 0 {
+		t.Error("the sweep took a living bed")
+	}
+}
+
+// Also when its lifeline was killed, as by the end of a container: at the next start.
+func TestTheNextBedSweeps(t *testing.T) {
+	testenv.Privileged(t)
+	testenv.NoLeaks(t)
+	id := killed(t, true)
 	b := bed.ForTest(t)
 	if left := traces(t, id); len(left) > 0 {
 		t.Errorf("left behind: %v", left)
