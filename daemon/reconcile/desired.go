@@ -6,7 +6,6 @@ package reconcile
 import (
 	"hash/crc32"
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -92,25 +91,32 @@ func (d Deriver) Key(addr netip.Addr) kernel.VIPKey {
 }
 
 // backends are what a proxy can be sent to now: of its ranked servers those that
-// can be used. One that is gone or drained drops out at once, before its proxies
-// have been placed anew; and when that leaves none, until then any will do.
+// can be used, and after them the others. So one that is gone or drained drops out
+// at once, and one that has come is there at once, before proxies have been placed
+// anew.
 func backends(s state.State, p *state.Proxy, v4 bool, out []kernel.Backend) []kernel.Backend {
-	if out := usable(s, p.Ranked, v4, out); len(out) > 0 {
+	out = usable(s, p.Ranked, v4, slices.Grow(out[:0], min(len(s.Servers), kernel.MaxRanked)))
+	if len(out) == kernel.MaxRanked {
 		return out
 	}
-	ids := slices.Sorted(maps.Keys(s.Servers))
-	if len(ids) > 0 {
-		first := int(p.Index) % len(ids) // or all would go to the same one
-		ids = slices.Concat(ids[first:], ids[:first])
+	var others []string
+	for id := range s.Servers {
+		if !slices.Contains(p.Ranked, id) {
+			others = append(others, id)
+		}
 	}
-	return usable(s, ids, v4, out)
+	if len(others) == 0 {
+		return out
+	}
+	slices.Sort(others)
+	first := int(p.Index) % len(others) // or all would go to the same one
+	return usable(s, slices.Concat(others[first:], others[:first]), v4, out)
 }
 
-// usable gives those of the servers that can be used and have an address of the
-// family, at most as many as an entry holds, in the memory of out if it has room.
-func usable(s state.State, ranked []string, v4 bool, out []kernel.Backend) []kernel.Backend {
-	out = slices.Grow(out[:0], min(len(ranked), kernel.MaxRanked))
-	for _, id := range ranked {
+// usable adds to out those of the servers that can be used and have an address of
+// the family, up to as many as an entry holds.
+func usable(s state.State, ids []string, v4 bool, out []kernel.Backend) []kernel.Backend {
+	for _, id := range ids {
 		if !Usable(s, id) || len(out) == kernel.MaxRanked {
 			continue
 		}

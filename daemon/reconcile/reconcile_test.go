@@ -64,6 +64,12 @@ func TestDesired(t *testing.T) {
 	if vips := deriver.Desired(s, p, 9); len(vips) != 1 {
 		t.Errorf("%d entries without an IPv6 pool", len(vips))
 	}
+	if v := deriver.Desired(s, proxy("s2"), 9)[0]; !slices.Equal(v.Ranked, want.Ranked) {
+		t.Errorf("s1 has come, and the proxy is not placed anew: %+v", v.Ranked)
+	}
+	if v := deriver.Desired(s, proxy("gone"), 9)[0]; len(v.Ranked) != 2 {
+		t.Errorf("what the proxy is placed on has gone: %+v", v.Ranked)
+	}
 	s = state.Fold(s, state.Event{Body: state.ServerDrained{ID: "s2"}})
 	if v := deriver.Desired(s, proxy("s2", "s1"), 9)[0]; len(v.Ranked) != 1 || v.Ranked[0].Slot != 1 {
 		t.Errorf("s2 is drained: %+v", v.Ranked)
@@ -111,9 +117,14 @@ func TestDesiredIsNoLongerThanTheKernelsList(t *testing.T) {
 			ID: id, Slot: uint16(i + 1), Addr4: netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}), Port: 1,
 		}}})
 	}
-	v := deriver.Desired(s, proxy(ranked...), 9)[0]
-	if len(v.Ranked) != kernel.MaxRanked || v.Ranked[0].Slot != 1 {
-		t.Errorf("%+v", v.Ranked)
+	for _, placed := range [][]string{ranked, ranked[:3], nil} {
+		v := deriver.Desired(s, proxy(placed...), 9)[0]
+		if len(v.Ranked) != kernel.MaxRanked || len(placed) > 0 && v.Ranked[0].Slot != 1 {
+			t.Errorf("placed on %v: %+v", placed, v.Ranked)
+		}
+		if len(placed) == 0 && v.Ranked[0].Slot != 6 { // proxy 5 of those to whom it is all the same
+			t.Errorf("placed nowhere: %+v", v.Ranked)
+		}
 	}
 }
 

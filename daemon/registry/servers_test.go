@@ -97,6 +97,11 @@ func TestJoinAfterRegistrations(t *testing.T) {
 		h.servers("s1", "s2")
 		h.mustRegister(names(300)...)
 		h.servers("s1", "s2", "s3")
+		for _, id := range names(300) { // at once, though it is too early to place them again
+			if e := h.inForce(id); len(e.Ranked) != 3 {
+				t.Fatalf("%s: s3 is not in the map: %+v", id, e.Ranked)
+			}
+		}
 		time.Sleep(2 * time.Second)
 		h.even(300, 3)
 	})
