@@ -48,8 +48,9 @@ func (r *Registry) decidePlacement(id string, ranked []string, why state.PlaceRe
 // told by it, as the wall clock may be set.
 func (r *Registry) clock() time.Duration { return r.cfg.Maps.Now() }
 
-// age says how long ago t, of the journal or of this process, was. When the clock was set back since then, nobody
-// knows: long ago, or what waits for t to be past would wait for as long.
+// age says how long ago t, of the journal or of this process, was. When the clock
+// was set back since then, nobody knows: long ago, or what waits for t to be past
+// would wait for as long.
 func (r *Registry) age(t time.Time) time.Duration {
 	if d := r.now().Sub(t); d >= 0 {
 		return d
@@ -105,5 +106,6 @@ func (r *Registry) written(err error) error {
 
 // setMeta records in the kernel how far the journal was when the map was written.
 func (r *Registry) setMeta() error {
-	return r.written(r.cfg.Maps.SetMeta(kernel.Meta{Journal: r.cfg.JournalUUID, LastPromise: r.s.Seq}))
+	r.meta = kernel.Meta{Journal: r.cfg.JournalUUID, LastPromise: r.s.Seq}
+	return r.written(r.cfg.Maps.SetMeta(r.meta))
 }

@@ -24,6 +24,7 @@ func TestDrift(t *testing.T) {
 				h.maps.vips[e.Key] = e
 				e.Key.Addr = netip.MustParseAddrPort("239.77.9.9:8702")
 				h.maps.vips[e.Key] = e
+				h.maps.meta.LastPromise = 1
 			})
 		}
 		meddle()
@@ -35,7 +36,7 @@ func TestDrift(t *testing.T) {
 			meddle()
 		}
 		time.Sleep(reconcileEvery)
-		want := map[reconcile.Drift]uint64{reconcile.DriftMissing: 4, reconcile.DriftChanged: 4, reconcile.DriftUnknown: 4}
+		want := map[reconcile.Drift]uint64{reconcile.DriftMissing: 4, reconcile.DriftChanged: 2 * 4, reconcile.DriftUnknown: 4}
 		for kind, n := range want {
 			if got := h.r.Drift()[kind]; got != n {
 				t.Errorf("%s: counted %d, want %d", kind, got, n)
@@ -43,6 +44,9 @@ func TestDrift(t *testing.T) {
 		}
 		if n := h.logs.count("differed from the state"); n != 1 {
 			t.Errorf("said %d times while it went on", n)
+		}
+		if h.maps.meta.LastPromise != h.snapshot().State.Seq {
+			t.Errorf("the kernel remembers %+v", h.maps.meta)
 		}
 		time.Sleep(reconcileEvery)
 		meddle()
@@ -90,10 +94,17 @@ func TestMapWritableAgain(t *testing.T) {
 		h.settle()
 		h.maps.failing(errors.New("no memory"))
 		h.servers("s1", "s2")
+		if err := h.r.Drain(t.Context(), "s2", "uid 0", true); err == nil {
+			t.Error("answered while it is not in the map")
+		}
+		promised := h.snapshot().State.Seq
 		h.maps.failing(nil)
 		time.Sleep(tickEvery + time.Millisecond)
+		if h.maps.meta.LastPromise != promised {
+			t.Errorf("the kernel remembers %+v, promised is %d", h.maps.meta, promised)
+		}
 		for _, id := range names(9) {
-			if e := h.inForce(id); len(e.Ranked) != 2 {
+			if e := h.inForce(id); len(e.Ranked) != 1 {
 				t.Errorf("entry %+v", e)
 			}
 		}

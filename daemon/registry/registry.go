@@ -127,7 +127,8 @@ type Registry struct {
 	began   time.Duration            // when New was called, by r.clock
 	slots   map[uint16]string        // servers by slot, listed or gone
 	loads   assign.Loads
-	shared  *Snapshot // of s as it is; nil once s has changed
+	shared  *Snapshot   // of s as it is; nil once s has changed
+	meta    kernel.Meta // as the kernel is to have it
 
 	queue      []*promise // not decided yet
 	inflight   bool       // a write to the journal is under way

@@ -19,31 +19,42 @@ func (r *Registry) reconcile() {
 	r.cfg.Observer.Reconciled(time.Since(began))
 }
 
-// repair makes the map equal to the state. What somebody else changed is
-// counted, and said once as long as it goes on.
+// repair makes the map equal to the state, and the kernel's record of the journal
+// what was recorded. What somebody else changed is counted, and said once as long
+// as it goes on.
 func (r *Registry) repair() error {
 	actual, err := r.cfg.Maps.VIPs()
 	if err != nil {
 		return err
 	}
+	meta, err := r.cfg.Maps.Meta()
+	if err != nil {
+		return err
+	}
 	changes := reconcile.Diff(r.der.All(r.s, r.set), actual)
-	if changes.Empty() {
+	if changes.Empty() && meta == r.meta {
 		r.drifting, r.unwritten = false, false
 		return nil
 	}
 	if err := r.change(changes); err != nil {
 		return err
 	}
+	if meta != r.meta {
+		if err := r.written(r.cfg.Maps.SetMeta(r.meta)); err != nil {
+			return err
+		}
+		changes.Drift[reconcile.DriftChanged]++
+	}
 	r.stats.reconciled(changes.Drift)
 	if r.unwritten {
 		r.unwritten = false
-		r.log.Info("map of VIPs written, after a failure", "put", len(changes.Put), "deleted", len(changes.Delete))
+		r.log.Info("pinned maps written, after a failure", "put", len(changes.Put), "deleted", len(changes.Delete))
 		return nil
 	}
 	if !r.drifting {
 		r.drifting = true
-		r.log.Warn("map of VIPs differed from the state and is repaired; did something else write to the pinned maps?",
-			"put", len(changes.Put), "deleted", len(changes.Delete))
+		r.log.Warn("pinned maps differed from the state and are repaired; did something else write to them?",
+			"put", len(changes.Put), "deleted", len(changes.Delete), "record", meta != r.meta)
 	}
 	return nil
 }

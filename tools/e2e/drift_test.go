@@ -12,7 +12,7 @@ import (
 
 const (
 	drift    = `lictor_reconcile_drift_total{kind="%s"}`
-	driftLog = "did something else write to the pinned maps"
+	driftLog = "pinned maps differed from the state"
 )
 
 // Entries of the pinned map that somebody deletes, replaces by valid ones of
