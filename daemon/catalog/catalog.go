@@ -96,6 +96,7 @@ type timing struct {
 	heartbeat time.Duration // between questions to a server whose query blocks
 	quiet     time.Duration // least time between two queries that bring nothing new
 	resolve   time.Duration // between resolutions
+	command   time.Duration // that the command of exec= may take
 	rotate    time.Duration // most before the next server is tried in the first round
 	backoff   time.Duration // before another round over all servers, doubling
 	backoffTo time.Duration // up to this
@@ -109,6 +110,7 @@ var defaultTiming = timing{
 	heartbeat: 2 * time.Second,
 	quiet:     250 * time.Millisecond,
 	resolve:   time.Minute,
+	command:   10 * time.Second,
 	rotate:    50 * time.Millisecond,
 	backoff:   500 * time.Millisecond,
 	backoffTo: 5 * time.Second,

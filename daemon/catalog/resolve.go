@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -91,10 +89,12 @@ func (c *Catalog) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 	hosts := c.spec.hosts
 	if c.spec.command != nil {
 		var err error
-		if hosts, err = runCommand(ctx, c.spec.command); err != nil {
+		if hosts, err = runCommand(ctx, c.spec.command, c.timing.command); err != nil {
 			return nil, err
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, 2*c.timing.answer) // for all names together
+	defer cancel()
 	port := c.cfg.HTTPPort
 	if c.cfg.WatchDisabled || c.cfg.GRPCOnly {
 		port = c.cfg.GRPCPort
@@ -126,33 +126,6 @@ func (c *Catalog) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 	return all, errors.Join(errs...)
 }
 
-// runCommand runs the operator's command, without a shell, and reads addresses
-// from its standard output.
-func runCommand(ctx context.Context, words []string) ([]host, error) {
-	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
-	cmd.WaitDelay = time.Second // for children that keep its output open
-	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
-		said, _, _ := strings.Cut(strings.TrimSpace(stderr.String()), "\n")
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		return nil, &Problem{
-			Sentence: fmt.Sprintf("the command of --consul-addresses, %s, fails (%v) and says %s: run it by hand to see why", words[0], err, cmp.Or(said, "nothing")),
-			Err:      err,
-		}
-	}
-	hosts, err := parseHosts(stdout.String())
-	if err != nil {
-		return nil, &Problem{
-			Sentence: fmt.Sprintf("the command of --consul-addresses, %s, prints no addresses: %v; it is to print IP addresses or DNS names", words[0], err),
-			Err:      err,
-		}
-	}
-	return hosts, nil
-}
-
 // Refresh asks for the addresses to be resolved anew, before their time: of use
 // with Config.WatchDisabled, when a connect to a server has failed. It never
 // blocks and may be called as often as one likes.
@@ -168,9 +141,7 @@ func (c *Catalog) Refresh() {
 func (c *Catalog) resolveLoop(ctx context.Context) {
 	failures := 0
 	for ctx.Err() == nil {
-		rctx, cancel := context.WithTimeout(ctx, 2*c.timing.answer)
-		addrs, err := c.resolve(rctx)
-		cancel()
+		addrs, err := c.resolve(ctx)
 		if ctx.Err() != nil {
 			return
 		}

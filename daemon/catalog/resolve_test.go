@@ -7,8 +7,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -55,6 +57,44 @@ func TestExec(t *testing.T) {
 	eventually(t, c, "prints nothing", func(s Status) bool { return strings.Contains(s.Problem, "prints no addresses") })
 	writeFile(t, script, "#!/bin/sh\n[ \"$1\" = --all ] && echo "+f.addr()+"\n")
 	want(t, c, "a")
+}
+
+// What a command does that is not what it is to do: it is said, within a bound of
+// time and memory, and no process is left of it.
+func TestExecMisbehaves(t *testing.T) {
+	dir := t.TempDir()
+	for name, tt := range map[string]struct{ script, want string }{
+		"does not end":        {"sleep 61 &\nwait", "has not ended after 300ms"},
+		"never stops talking": {"exec yes 10.0.0.1", "has not ended after 300ms"},
+		"talks too much":      {"yes 10.0.0.1 | head -c 100000", "prints more than 64 kB"},
+		"complains at length": {"yes no | head -c 100000 >&2; exit 1", "fails (exit status 1) and says no:"},
+		"is killed":           {"kill -9 $$", "fails (signal: killed) and says nothing"},
+		"prints prose":        {"echo http://10.0.0.1:8500/", "without a scheme or a path"},
+		"leaves somebody":     {"echo 10.0.0.1; sleep 62 &", "WaitDelay"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			script := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
+			writeFile(t, script, "#!/bin/sh\necho $$ >"+script+".pid\n"+tt.script+"\n")
+			hosts, err := runCommand(t.Context(), []string{"/bin/sh", script}, 300*time.Millisecond)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(SentenceOf(err), "/bin/sh") {
+				t.Errorf("%v, %v, want %q", hosts, err, tt.want)
+			}
+			pid, err := os.ReadFile(script + ".pid")
+			if err != nil {
+				t.Fatal(err)
+			}
+			group, err := strconv.Atoi(strings.TrimSpace(string(pid)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for end := time.Now().Add(5 * time.Second); syscall.Kill(-group, 0) == nil; time.Sleep(time.Millisecond) {
+				if time.Now().After(end) {
+					t.Fatal("a process of it is left")
+				}
+			}
+		})
+	}
 }
 
 // A command that hangs does not keep the daemon from stopping.
