@@ -191,3 +191,60 @@ func TestSocketsAreReused(t *testing.T) {
 		})
 	}
 }
+
+// getpeername looks at the peer by itself: what nobody told to forget must not speak
+// for a connection to another address, nor to another port.
+func TestGetpeernameComparesThePeer(t *testing.T) {
+	r := newRig(t)
+	s := r.serve(1, "127.0.0.1:0", echo)
+	nowhere := netip.AddrPortFrom(netip.MustParseAddr("198.51.100.7"), s.Addr.Port())
+	mapped := func(a netip.AddrPort) netip.AddrPort {
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr().As16()), a.Port())
+	}
+	// Each socket keeps a redirect that came to nothing, by which nobody is connected.
+	noRoute := func(s fd) error { return s.connect(vip4) }
+	v6only := func(s fd) error {
+		only := func(on int) error { return unix.SetsockoptInt(int(s), unix.SOL_IPV6, unix.IPV6_V6ONLY, on) }
+		return errors.Join(only(1), s.connect(mapped(vip4)), only(0))
+	}
+	for _, c := range []struct {
+		name   string
+		family int
+		server netip.AddrPort
+		fail   func(fd) error
+		to     netip.AddrPort
+	}{
+		{"another address", unix.AF_INET, nowhere, noRoute, s.Addr},
+		{"another address, mapped", unix.AF_INET6, nowhere, func(s fd) error { return s.connect(mapped(vip4)) }, mapped(s.Addr)},
+		{"another port", unix.AF_INET6, netip.AddrPortFrom(s.Addr.Addr(), 1), v6only, mapped(s.Addr)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if err := r.k.Attach(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			r.put(vip4, Backend{Slot: 1, Addr: c.server})
+			if err := r.k.ResetVIP(5); err != nil { // what the case before held down
+				t.Fatal(err)
+			}
+			err := r.ns.Do(func() error {
+				s, err := unix.Socket(c.family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+				if err != nil {
+					return err
+				}
+				defer unix.Close(s)
+				if err := c.fail(fd(s)); !errors.Is(err, unix.ENETUNREACH) {
+					return fmt.Errorf("connect: %w", err)
+				}
+				for _, h := range []string{"sockops", "connect4", "connect6"} {
+					if err := os.Remove(r.k.pins.linkPath(h)); err != nil {
+						return err
+					}
+				}
+				return errors.Join(fd(s).connect(c.to), fd(s).wantPeer(c.to))
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
