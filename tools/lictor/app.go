@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -33,19 +34,22 @@ var errQuiet = errors.New("said on stdout")
 // app is one run of the command line.
 type app struct {
 	environment
-	socket  string // --socket
-	json    bool   // --json
-	started bool   // the command line was right and a command runs
+	socket  string        // --socket
+	json    bool          // --json
+	started bool          // the command line was right and a command runs
+	quiet   time.Duration // that lictord may say nothing in the middle of an answer; 0: quietAtMost
 }
 
 // run is lictor: it returns the exit status.
 func run(ctx context.Context, env environment, args []string) int {
+	out := &sink{w: env.stdout}
+	env.stdout = out
 	a := &app{environment: env}
 	root := a.root()
 	root.SetArgs(twoDashes(root, args))
-	root.SetOut(env.stdout)
+	root.SetOut(a.stdout)
 	root.SetErr(env.stderr)
-	err := root.ExecuteContext(ctx)
+	err := cmp.Or(root.ExecuteContext(ctx), out.err)
 	var usage usageError
 	switch {
 	case err == nil:
@@ -56,7 +60,7 @@ func run(ctx context.Context, env environment, args []string) int {
 		err = errors.New("interrupted")
 	}
 	fmt.Fprintf(env.stderr, "lictor: %s\n", clean(strings.ReplaceAll(err.Error(), "\n", "; ")))
-	if !a.started || errors.As(err, &usage) {
+	if !a.started && out.err == nil || errors.As(err, &usage) {
 		return exitUsage
 	}
 	return exitFailed
@@ -70,6 +74,7 @@ hook in the kernel. Tables are for people, --json is for programs.
 
 Exit status: 0; 1 for what was refused or failed; 2 for a wrong command line.`)
 	root.SilenceErrors, root.SilenceUsage = true, true
+	root.PersistentPreRun = func(*cobra.Command, []string) { a.socket = cmp.Or(a.socket, v1.DefaultSocket) }
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"}) // --help is enough
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
@@ -140,39 +145,6 @@ func (a *app) command(use, short, long string, do func(ctx context.Context, args
 	}
 }
 
-// client connects to the daemon.
-func (a *app) client() *v1.Client { return v1.NewClient(a.socket) }
-
-// ask makes a call of the daemon, and tells of the time that it takes.
-func ask[T any](a *app, call func(*v1.Client) (T, error)) (answer T, err error) {
-	client := a.client()
-	defer client.Close()
-	err = a.await(func() (err error) {
-		answer, err = call(client)
-		return err
-	})
-	return answer, err
-}
-
-// await does something that lictord may take long for, as it does on a slow
-// disk, and tells of the time meanwhile.
-func (a *app) await(do func() error) error {
-	done := make(chan error, 1)
-	go func() { done <- do() }()
-	tick := time.NewTicker(progressEvery)
-	defer tick.Stop()
-	progress := a.progress("waiting for lictord")
-	defer progress.end()
-	for {
-		select {
-		case err := <-done:
-			return err
-		case <-tick.C:
-			progress.say(span(a.now().Sub(progress.began)))
-		}
-	}
-}
-
 // checkID refuses an id that the daemon would refuse.
 func checkID(what, id string) error {
 	if err := v1.CheckID(what, id); err != nil {
@@ -196,9 +168,26 @@ func (a *app) writeLine(v any) error {
 	return encoder.Encode(v)
 }
 
-// printf writes for people. That stdout is gone is for the system to say.
+// printf writes for people. That it could not be written is said at the end.
 func (a *app) printf(format string, args ...any) {
 	_, _ = fmt.Fprintf(a.stdout, format, args...)
+}
+
+// sink is stdout, and its first error: what is half written must not look whole.
+type sink struct {
+	w   io.Writer
+	err error
+}
+
+// Write writes, unless a write has failed.
+func (s *sink) Write(b []byte) (n int, err error) {
+	if s.err != nil {
+		return 0, s.err
+	}
+	if n, err = s.w.Write(b); err != nil {
+		s.err = fmt.Errorf("write the output: %w", err)
+	}
+	return n, s.err
 }
 
 // isTerminal says whether a file is a terminal.

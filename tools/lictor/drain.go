@@ -39,7 +39,7 @@ cannot reach Consul does it when it can. It waits for the hosts that "lictor fle
 			if fleet {
 				drain, wait = client.DrainFleet, a.awaitFleetDrain
 			}
-			if err := a.await(func() error { return drain(ctx, id) }); err != nil || noWait {
+			if err := a.await("lictord", func() error { return drain(ctx, id) }); err != nil || noWait {
 				return err
 			}
 			return wait(ctx, client, id)
@@ -61,7 +61,7 @@ stays so.`,
 			if fleet {
 				undrain = client.UndrainFleet
 			}
-			return a.await(func() error { return undrain(ctx, id) })
+			return a.await("lictord", func() error { return undrain(ctx, id) })
 		})
 	c.Flags().BoolVar(&fleet, "fleet", false, "end a drain that is for every host")
 	return c

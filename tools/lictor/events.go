@@ -30,22 +30,23 @@ for each that was established, failed, closed, bounced or denied. They are not k
 		if connections && c.Flags().Changed("since") {
 			return usageError{errors.New("connections are not kept: --since does not go with --connections")}
 		}
-		client := a.client()
-		defer client.Close()
 		ctx := c.Context()
 		n := a.narrator()
 		show := func(event v1.JournalEvent) error { return a.showEvent(n, event) }
-		switch {
-		case connections:
+		if !connections && !follow {
+			return a.readJournal(ctx, since, show)
+		}
+		// Nothing may come for long, so first whether lictord answers at all.
+		status, err := ask(a, func(c *v1.Client) (v1.Status, error) { return c.Status(ctx) })
+		if err != nil {
+			return err
+		}
+		client := a.client()
+		defer client.Close()
+		if connections {
 			return a.follow(ctx, func() error { return client.Connections(ctx, a.showConnection) })
-		case !follow:
-			return client.Journal(ctx, since, false, show)
 		}
 		if !c.Flags().Changed("since") {
-			status, err := client.Status(ctx)
-			if err != nil {
-				return err
-			}
 			since = status.Journal.Seq
 			if !a.json {
 				n.prime(ctx, client)

@@ -148,16 +148,17 @@ const (
 	causesOf = 20
 )
 
+// errEnough ends the reading of a stream.
+var errEnough = errors.New("enough was read")
+
 // serverEvents reads the events of servers that may have led to a proxy's
 // placements. Without the right to read the journal there are none.
 func (a *app) serverEvents(ctx context.Context, history v1.History) (found []v1.JournalEvent) {
-	client := a.client()
-	defer client.Close()
 	progress := a.progress("looking for what moved it")
 	defer progress.end()
 	for _, w := range causeWindows(history.Events) {
 		after := max(w.after, max(history.Oldest, 1)-1) // before that nothing is kept
-		err := client.Journal(ctx, after, false, func(event v1.JournalEvent) error {
+		err := a.readJournal(ctx, after, func(event v1.JournalEvent) error {
 			if event.Seq > w.last {
 				return errEnough
 			}

@@ -169,9 +169,7 @@ func (j *journalApp) exportOnline(ctx context.Context, w io.Writer) error {
 	out := &counted{w: w}
 	app := *j.app
 	app.stdout = out
-	client := j.client()
-	defer client.Close()
-	return client.Journal(ctx, 0, false, func(event v1.JournalEvent) error {
+	return j.readJournal(ctx, 0, func(event v1.JournalEvent) error {
 		progress.at(out.n, 0)
 		return app.writeLine(event)
 	})
@@ -280,7 +278,7 @@ number, or at a time: "2026-03-01 12:00" or "03:12" in local time, as RFC 3339 h
 	return c
 }
 
-// stateAt reads the file or, while lictord has it, folds what lictord tells.
+// stateAt reads the file or, while lictord has it, asks lictord.
 func (j *journalApp) stateAt(ctx context.Context, when moment) (state.State, error) {
 	progress := j.progress("reading")
 	defer progress.end()

@@ -62,20 +62,11 @@ func (m moment) String() string {
 	return m.time.UTC().Format(time.RFC3339Nano)
 }
 
-// errEnough ends the reading of a stream.
-var errEnough = errors.New("enough was read")
-
 // stateOnline asks lictord, which has the journal open.
 func (j *journalApp) stateOnline(ctx context.Context, when moment) (s state.State, err error) {
-	progress := j.progress("reading from lictord")
-	defer progress.end()
-	client := j.client()
-	defer client.Close()
-	raw, err := client.StateAt(ctx, when.String())
+	raw, err := ask(j.app, func(c *v1.Client) ([]byte, error) { return c.StateAt(ctx, when.String()) })
 	var refusal *v1.ProblemError
 	switch {
-	case errors.As(err, &refusal) && refusal.Type == v1.ProblemNoSuchCall:
-		return j.foldOnline(ctx, client, when, progress)
 	case errors.As(err, &refusal):
 		return s, err
 	case err != nil:
@@ -85,44 +76,6 @@ func (j *journalApp) stateOnline(ctx context.Context, when moment) (s state.Stat
 		return s, fmt.Errorf("%w; is lictord of another version than lictor?", err)
 	}
 	return s, nil
-}
-
-// foldOnline folds the events that a lictord tells which does not know of states,
-// which is possible as long as it keeps them from the first on.
-func (j *journalApp) foldOnline(ctx context.Context, client *v1.Client, when moment, progress *progress) (state.State, error) {
-	status, err := client.Status(ctx)
-	if err != nil {
-		return state.State{}, fmt.Errorf("another process has the journal open, and lictord could not be asked: %w", err)
-	}
-	if status.Journal.Oldest > 1 {
-		return state.State{}, fmt.Errorf("lictord has the journal open and keeps events from %d on only, "+
-			"which does not give a state from outside; stop it, redirects go on meanwhile, and run the command again",
-			status.Journal.Oldest)
-	}
-	if when.bySeq && when.seq > status.Journal.Seq {
-		return state.State{}, fmt.Errorf("event %d is yet to come; the newest is %d", when.seq, status.Journal.Seq)
-	}
-	s := state.New()
-	err = client.Journal(ctx, 0, false, func(line v1.JournalEvent) error {
-		if when.bySeq && line.Seq > when.seq || !when.bySeq && line.Time.After(when.time) {
-			return errEnough
-		}
-		raw, err := json.Marshal(line)
-		if err != nil {
-			return err
-		}
-		var event state.Event
-		if err := json.Unmarshal(raw, &event); err != nil {
-			return fmt.Errorf("%w; is lictord of another version than lictor?", err)
-		}
-		progress.at(int64(line.Seq), int64(status.Journal.Seq))
-		s = state.Fold(s, event)
-		return nil
-	})
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
-	return s, err
 }
 
 // printTable prints a table, or what an empty one means.

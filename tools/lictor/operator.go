@@ -17,6 +17,10 @@ import (
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
 
+// consulTimeout bounds what is asked of Consul at a time; its client has no limit
+// of its own.
+const consulTimeout = 30 * time.Second
+
 // operator is how a command asks Consul itself, with a token that lictord never
 // sees.
 type operator struct {
@@ -95,14 +99,22 @@ func (a *app) leftovers(ctx context.Context, o operator, fleet v1.Fleet) ([]left
 	if err != nil {
 		return nil, err
 	}
-	query := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
-	tokens, _, err := client.ACL().TokenList(query)
+	var tokens []*api.ACLTokenListEntry
+	var nodes []*api.Node
+	err = a.await("Consul", func() (err error) {
+		ctx, cancel := context.WithTimeout(ctx, consulTimeout)
+		defer cancel()
+		query := (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+		if tokens, _, err = client.ACL().TokenList(query); err != nil {
+			return fmt.Errorf("list ACL tokens, for which the token needs acl:read: %w", err)
+		}
+		if nodes, _, err = client.Catalog().Nodes(query); err != nil {
+			return fmt.Errorf("list the nodes of the catalog: %w", err)
+		}
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("list ACL tokens, for which the token needs acl:read: %w", err)
-	}
-	nodes, _, err := client.Catalog().Nodes(query)
-	if err != nil {
-		return nil, fmt.Errorf("list the nodes of the catalog: %w", err)
+		return nil, err
 	}
 	// A host may have reported since lictord was asked.
 	now, err := ask(a, func(c *v1.Client) (v1.Fleet, error) { return c.Fleet(ctx) })
@@ -166,23 +178,46 @@ func (a *app) deleteLeftovers(ctx context.Context, o operator, fleet v1.Fleet, l
 	if err != nil {
 		return done, err
 	}
-	write := (&api.WriteOptions{}).WithContext(ctx)
-	for _, l := range left {
-		for _, t := range l.Tokens {
-			if _, err := client.ACL().TokenDelete(t.Accessor, write); err != nil {
-				return done, fmt.Errorf("delete token %s of %s on %s, for which the token needs acl:write: %w", t.Accessor, t.Proxy, l.Host, err)
+	err = a.await("Consul", func() error {
+		for _, l := range left {
+			if err := done.delete(ctx, client, l); err != nil {
+				return err
 			}
-			done.Tokens = append(done.Tokens, t)
 		}
-		if l.Node == "" {
-			continue
-		}
-		if _, err := client.Catalog().Deregister(&api.CatalogDeregistration{Node: l.Node}, write); err != nil {
-			return done, fmt.Errorf("deregister node %s, for which the token needs node:write: %w", l.Node, err)
-		}
-		done.Nodes = append(done.Nodes, l.Node)
+		return nil
+	})
+	return done, err
+}
+
+// delete deletes what one host has left.
+func (r *reaped) delete(ctx context.Context, client *api.Client, l leftover) error {
+	write := func(do func(*api.WriteOptions) error) error {
+		ctx, cancel := context.WithTimeout(ctx, consulTimeout)
+		defer cancel()
+		return do((&api.WriteOptions{}).WithContext(ctx))
 	}
-	return done, nil
+	for _, t := range l.Tokens {
+		err := write(func(w *api.WriteOptions) error {
+			_, err := client.ACL().TokenDelete(t.Accessor, w)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("delete token %s of %s on %s, for which the token needs acl:write: %w", t.Accessor, t.Proxy, l.Host, err)
+		}
+		r.Tokens = append(r.Tokens, t)
+	}
+	if l.Node == "" {
+		return nil
+	}
+	err := write(func(w *api.WriteOptions) error {
+		_, err := client.Catalog().Deregister(&api.CatalogDeregistration{Node: l.Node}, w)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("deregister node %s, for which the token needs node:write: %w", l.Node, err)
+	}
+	r.Nodes = append(r.Nodes, l.Node)
+	return nil
 }
 
 // showLeftovers lists what is left, a line for each token.

@@ -22,7 +22,7 @@ Consul and its journal. Exit status 1 when it is not ready.`,
 		func(ctx context.Context, _ []string) error {
 			s, err := ask(a, func(c *v1.Client) (v1.Status, error) { return c.Status(ctx) })
 			var absent *v1.ConnectError
-			if errors.As(err, &absent) && pinned(a.bpffs()) {
+			if (errors.As(err, &absent) || errors.Is(err, context.DeadlineExceeded)) && pinned(a.bpffs()) {
 				return fmt.Errorf("%w. Its hook is still in the kernel: proxies are redirected meanwhile, but none can be registered", err)
 			}
 			if err != nil {

@@ -3,9 +3,14 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
+	"net"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
 
 func TestSpanAndSize(t *testing.T) {
@@ -59,7 +64,7 @@ func TestAwaitTellsOfTheTime(t *testing.T) {
 	wrong := errors.New("wrong")
 	release := make(chan struct{})
 	time.AfterFunc(3*progressEvery+progressEvery/2, func() { close(release) })
-	err := a.await(func() error {
+	err := a.await("lictord", func() error {
 		<-release
 		return wrong
 	})
@@ -70,7 +75,7 @@ func TestAwaitTellsOfTheTime(t *testing.T) {
 		t.Errorf("said %q", got)
 	}
 	out.Reset()
-	if err := a.await(func() error { return nil }); err != nil || out.Len() > 0 {
+	if err := a.await("lictord", func() error { return nil }); err != nil || out.Len() > 0 {
 		t.Errorf("of what is answered at once: %v, %q", err, out.String())
 	}
 }
@@ -97,5 +102,39 @@ func TestProgress(t *testing.T) {
 		if out.String() != tc.want {
 			t.Errorf("%s: %q, want %q", name, out.String(), tc.want)
 		}
+	}
+}
+
+// A lictord that is stopped is not waited for without end, be it before its
+// answer or within.
+func TestReadJournalGivesUp(t *testing.T) {
+	for name, answer := range map[string]string{
+		"no answer": "",
+		"half of one": "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" +
+			"28\r\n" + `{"seq":1,"kind":"ServerGone","data":{}}` + "\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			socket := filepath.Join(t.TempDir(), "s")
+			l, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				if conn, err := l.Accept(); err == nil && answer != "" {
+					_, _ = io.WriteString(conn, answer)
+				}
+			}()
+			var out, said bytes.Buffer
+			a := &app{environment: environment{stdout: &out, stderr: &said, now: time.Now}, socket: socket, quiet: 2 * progressEvery}
+			shown := 0
+			err = a.readJournal(t.Context(), 0, func(v1.JournalEvent) error { shown++; return nil })
+			if err == nil || !strings.Contains(err.Error(), "has said nothing for 0s; is it stopped or overloaded?") {
+				t.Errorf("error %v", err)
+			}
+			if want := len(answer) > 0; (shown == 1) != want {
+				t.Errorf("%d events were shown", shown)
+			}
+		})
 	}
 }
