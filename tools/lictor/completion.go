@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	_ "embed"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -13,6 +15,11 @@ import (
 
 // completeTimeout is how long somebody who pressed the tab key waits.
 const completeTimeout = time.Second
+
+// bashWords is what the script for bash needs where nothing else brings it.
+//
+//go:embed completion.bash
+var bashWords string
 
 // completion scripts by the name of the shell.
 var shells = []string{"bash", "zsh", "fish"}
@@ -31,7 +38,11 @@ servers, which it asks the daemon for.
 		a.started = true
 		switch args[0] {
 		case "bash":
-			return c.Root().GenBashCompletionV2(a.stdout, true)
+			if err := c.Root().GenBashCompletionV2(a.stdout, true); err != nil {
+				return err
+			}
+			_, err := io.WriteString(a.stdout, bashWords)
+			return err
 		case "zsh":
 			return c.Root().GenZshCompletion(a.stdout)
 		case "fish":
