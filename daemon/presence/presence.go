@@ -5,6 +5,7 @@ package presence
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
@@ -110,7 +111,7 @@ func (w *Watcher) look(ctx context.Context, now time.Duration) {
 	}
 	w.since = since
 	w.complain(ctx, problem)
-	w.reap(ctx, now)
+	w.reap(ctx, now, snap.State.Proxies)
 }
 
 func (w *Watcher) known(ctx context.Context, p *state.Proxy) {
@@ -123,22 +124,30 @@ func (w *Watcher) known(ctx context.Context, p *state.Proxy) {
 	}
 }
 
-// reap ends the registrations of what has been missing for long.
-func (w *Watcher) reap(ctx context.Context, now time.Duration) {
+// reap ends the registrations of what has been missing for long, unless another
+// owner has registered it since it was looked at.
+func (w *Watcher) reap(ctx context.Context, now time.Duration, seen map[string]*state.Proxy) {
 	for id, since := range w.since {
 		if now-since < w.missingFor {
 			continue
 		}
-		any := func(state.Owner) error { return nil }
-		if err := w.registry.Deregister(ctx, id, state.LeaveCatalogGone, any); err != nil {
-			if ctx.Err() == nil {
-				w.log.Warn("proxy not reaped, next try soon", "proxy", id, "err", err)
+		still := func(o state.Owner) error {
+			if o != seen[id].Owner {
+				return errReplaced
 			}
-			continue
+			return nil
 		}
-		w.log.Info("proxy reaped: Consul no longer knows it", "proxy", id, "missing_s", int((now - since).Seconds()))
+		switch err := w.registry.Deregister(ctx, id, state.LeaveCatalogGone, still); {
+		case err == nil:
+			w.log.Info("proxy reaped: Consul no longer knows it", "proxy", id, "missing_s", int((now - since).Seconds()))
+		case !errors.Is(err, errReplaced) && ctx.Err() == nil:
+			w.log.Warn("proxy not reaped, next try soon", "proxy", id, "err", err)
+		}
 	}
 }
+
+// errReplaced: the owner changed between the look and the reaping.
+var errReplaced = errors.New("owner replaced meanwhile")
 
 // complain says once what keeps the watcher from asking.
 func (w *Watcher) complain(ctx context.Context, problem string) {

@@ -23,6 +23,8 @@ type world struct {
 	problem error    // of asking Consul
 	asked   []catalog.Node
 	reaped  []string
+	// replaced is the owner that a proxy has got when it is to be reaped.
+	replaced *state.Owner
 }
 
 func (w *world) Snapshot(context.Context) (registry.Snapshot, error) {
@@ -38,12 +40,19 @@ func (w *world) Change(_ context.Context, c state.ProxyChanged) error {
 	return nil
 }
 
-func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, _ func(state.Owner) error) error {
+func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, allow func(state.Owner) error) error {
 	if why != state.LeaveCatalogGone {
 		return errors.New("reaped for " + string(why))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	owner := w.s.Proxies[id].Owner
+	if w.replaced != nil {
+		owner = *w.replaced
+	}
+	if err := allow(owner); err != nil {
+		return err
+	}
 	w.s = state.Fold(w.s, state.Event{Body: state.ProxyDeregistered{ID: id, Reason: why}})
 	w.reaped = append(w.reaped, id)
 	return nil
@@ -96,6 +105,20 @@ func TestReaping(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Who registers an id anew, just when the former one of that name has been missing
+// for long enough, was promised a VIP.
+func TestAnotherOwnerIsNotReaped(t *testing.T) {
+	w, watcher := newWorld("a")
+	w.in = []string{"a"}
+	watcher.look(t.Context(), 0)
+	w.in, w.replaced = nil, &state.Owner{Kind: state.OwnerAny}
+	watcher.look(t.Context(), 1)
+	watcher.look(t.Context(), 1+missingFor)
+	if len(w.reaped) > 0 {
+		t.Errorf("reaped %v", w.reaped)
 	}
 }
 

@@ -66,6 +66,10 @@ func (r *Registry) reregister(p *state.Proxy, req Request) ([]state.Body, error)
 	if !same {
 		change.Owner = &owner
 		req.disinherit()
+		if p.Known { // the former one: of this one Consul may hear yet
+			no := false
+			change.Known = &no
+		}
 	} else if owner.Path != "" && owner.Path != old.Path {
 		change.Owner = &owner
 	}

@@ -87,7 +87,10 @@ func TestRegisterConflicts(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			on(t, func(t *testing.T, h *host) {
-				v := h.mustRegister("a")[0]
+				v, known := h.mustRegister("a")[0], true
+				if err := h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Known: &known}); err != nil {
+					t.Fatal(err)
+				}
 				req := request("a")
 				tc.change(&req)
 				w, err := h.r.Register(t.Context(), req)
@@ -99,6 +102,10 @@ func TestRegisterConflicts(t *testing.T) {
 				}
 				if e := h.inForce("a"); e.Owner.ID != tc.owner {
 					t.Errorf("owner in the map %d, want %d", e.Owner.ID, tc.owner)
+				}
+				// Who is new may be here before Consul has heard of it, and is waited for.
+				if p := h.proxy("a"); p.Known != (tc.owner == 7000) {
+					t.Errorf("owner %d is known to Consul: %t", tc.owner, p.Known)
 				}
 			})
 		})
