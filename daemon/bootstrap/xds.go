@@ -28,8 +28,12 @@ const (
 	// connection: only a new connection is redirected to another server.
 	streamsPerConnection = 1
 
-	// Envoy waits from 500 ms to 30 s between streams when not told otherwise.
-	streamBackoff    = 50 * time.Millisecond
+	// Envoy waits for a random time below the first before a new stream, twice as
+	// long each time up to the second; 500 ms and 30 s when not told otherwise.
+	// The way from a killed server takes two attempts as a rule and three at most:
+	// the first may find it dying. The first wait decides how long that is; what
+	// a server is asked by who waits for room, the second and the kernel's waits do.
+	streamBackoff    = 10 * time.Millisecond
 	streamBackoffMax = 500 * time.Millisecond
 
 	connectSeconds = 1

@@ -35,7 +35,7 @@ const (
 // bootstraps that Lictor makes: a random time below what doubles from the
 // first to the second, as Envoy's JitteredExponentialBackOffStrategy has it.
 const (
-	MinBackoff = 50 * time.Millisecond
+	MinBackoff = 10 * time.Millisecond
 	MaxBackoff = 500 * time.Millisecond
 )
 
