@@ -4,13 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 )
 
-// formerMap is a map of a layout before this version's.
+// formerMap is a map of a layout before this version's. Of several the newest comes
+// first: what a copy finds there is not looked for in older ones.
 type formerMap struct {
 	*ebpf.Map
 	layout int
@@ -35,7 +37,7 @@ func (k *Kernel) openMaps(spec *ebpf.CollectionSpec) (_ map[string]*ebpf.Map, er
 	}()
 	for name, layout := range k.version.layouts {
 		present := false
-		for _, l := range have.maps[name] {
+		for _, l := range slices.Backward(have.maps[name]) {
 			if l == layout {
 				present = true
 				continue
@@ -173,17 +175,24 @@ func (k *Kernel) copyState() error {
 	)
 }
 
-// copyFormer copies the values of an array's former layouts to where the present
-// one still has nothing. Members are only ever appended, so that the shorter of
-// two layouts is a prefix of the longer one.
+// copyFormer copies the values of an array's former layouts into the present one,
+// unless that has any: then it was copied before, and programs that are in effect
+// write to it by now. Members are only ever appended, so that the shorter of two
+// layouts is a prefix of the longer one.
 func copyFormer[T comparable](k *Kernel, name string, to *ebpf.Map, strip func(*T)) error {
+	if len(k.former[name]) == 0 {
+		return nil
+	}
 	var zero T
+	present, err := readArray[T](to)
+	if err != nil {
+		return fmt.Errorf("copy map %s: %w", name, err)
+	}
+	if slices.ContainsFunc(present, func(v T) bool { return v != zero }) {
+		return nil
+	}
 	for _, from := range k.former[name] {
 		values, err := readArray[T](from.Map)
-		if err != nil {
-			return fmt.Errorf("copy map %s: %w", name, err)
-		}
-		present, err := readArray[T](to)
 		if err != nil {
 			return fmt.Errorf("copy map %s: %w", name, err)
 		}
@@ -193,6 +202,7 @@ func copyFormer[T comparable](k *Kernel, name string, to *ebpf.Map, strip func(*
 			if v == zero || present[i] != zero {
 				continue
 			}
+			present[i] = v
 			if err := to.Update(uint32(i), v, ebpf.UpdateAny); err != nil {
 				return fmt.Errorf("copy map %s, index %d: %w", name, i, err)
 			}

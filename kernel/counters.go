@@ -29,22 +29,6 @@ func (k *Kernel) Servers() (map[uint16]Counters, error) {
 	return sums, nil
 }
 
-// Refused returns, by server slot, when the server last answered a connect of
-// this host with a reset and was not reached since, on CLOCK_MONOTONIC.
-func (k *Kernel) Refused() (map[uint16]time.Duration, error) {
-	values, err := readArray[lictorServerWords](k.objs.ServerState)
-	if err != nil {
-		return nil, fmt.Errorf("read server states: %w", err)
-	}
-	at := map[uint16]time.Duration{}
-	for slot, v := range values {
-		if v.RefusedAt != 0 && slot != 0 {
-			at[uint16(slot)] = time.Duration(v.RefusedAt)
-		}
-	}
-	return at, nil
-}
-
 // Latency returns how long established connects took, by server slot.
 func (k *Kernel) Latency() (map[uint16]Histogram, error) {
 	sums := map[uint16]Histogram{}

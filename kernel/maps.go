@@ -131,7 +131,8 @@ func (k *Kernel) VIPState(slot uint32) (VIPState, error) {
 	if err := k.objs.VipState.Lookup(slot, &w); err != nil {
 		return VIPState{}, fmt.Errorf("read state of VIP slot %d: %w", slot, err)
 	}
-	s := vipStateOf(slot, &w)
+	counters := countersOf(w.Count)
+	w.Count = lictorCounters{}
 	for _, m := range k.former[lictorMapVipState] {
 		b, err := m.LookupBytes(slot)
 		if err != nil {
@@ -139,8 +140,13 @@ func (k *Kernel) VIPState(slot uint32) (VIPState, error) {
 		}
 		var f lictorVipWords
 		copy(bytesOf(&f), b)
-		s.Counters.add(countersOf(f.Count))
+		counters.add(countersOf(f.Count))
+		if f.Count = (lictorCounters{}); w == (lictorVipWords{}) {
+			w = f // as Attach will copy it
+		}
 	}
+	s := vipStateOf(slot, &w)
+	s.Counters = counters
 	return s, nil
 }
 

@@ -192,6 +192,65 @@ func TestSocketsAreReused(t *testing.T) {
 	}
 }
 
+// Bytes are counted anew for each use.
+func TestBytesOfAReusedSocket(t *testing.T) {
+	r := newRig(t, neverBounced)
+	srv := r.serve(1, "127.0.0.1:0", echo)
+	r.put(vip4, srv.Backend)
+	const uses = 3
+	greeting := len(srv.Addr.String()) + 1
+	err := r.ns.Do(func() error {
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s)
+		for range uses {
+			if err := fd(s).connect(vip4); err != nil {
+				return err
+			}
+			if n, err := unix.Read(s, make([]byte, 64)); n != greeting {
+				return fmt.Errorf("read %d bytes, %w", n, err)
+			}
+			if err := fd(s).disconnect(); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := must(r.k.Servers())[1].BytesIn; got != uint64(uses*greeting) {
+		t.Errorf("counted %d bytes of %d connections, want %d", got, uses, uses*greeting)
+	}
+}
+
+// A connect whose SYN waits for the first write has not failed.
+func TestFastOpenIsNoLocalFailure(t *testing.T) {
+	r := newRig(t, neverBounced)
+	srv := r.serve(1, "127.0.0.1:0", echo)
+	r.put(vip4, srv.Backend)
+	err := r.ns.Do(func() error {
+		if err := os.WriteFile("/proc/sys/net/ipv4/tcp_fastopen", []byte("5"), 0); err != nil {
+			return err
+		}
+		s, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(s)
+		return errors.Join(unix.SetsockoptInt(s, unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT, 1), fd(s).connect(vip4),
+			connectOnce(vip4)) // by the same thread
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if holds := must(r.k.VIPState(5)).Holds; len(holds) != 0 {
+		t.Errorf("holds %+v", holds)
+	}
+}
+
 // getpeername looks at the peer by itself: what nobody told to forget must not speak
 // for a connection to another address, nor to another port.
 func TestGetpeernameComparesThePeer(t *testing.T) {

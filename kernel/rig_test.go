@@ -70,11 +70,23 @@ func newRigDetached(t testing.TB, change ...func(*Config)) *rig {
 
 func (r *rig) open() {
 	r.t.Helper()
-	k, err := Open(r.t.Context(), r.cfg)
+	r.start(thisVersion)
+}
+
+func (r *rig) start(v version) {
+	r.t.Helper()
+	k, err := v.open(r.t.Context(), r.cfg)
 	if err != nil {
 		r.t.Fatal(err)
 	}
 	r.k = k
+}
+
+func (r *rig) attach() {
+	r.t.Helper()
+	if err := r.k.Attach(r.t.Context()); err != nil {
+		r.t.Fatal(err)
+	}
 }
 
 // join moves the test process into a cgroup until the test ends: a socket

@@ -1,0 +1,115 @@
+package kernel
+
+import (
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestLocalFailure(t *testing.T) {
+	for name, sameThread := range map[string]bool{"noticed by the same thread": true, "noticed by another": false} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			events := r.listen()
+			nowhere := Backend{Slot: 1, Addr: netip.MustParseAddrPort("198.51.100.7:8502")} // no route in the namespace
+			good := r.serve(2, "127.0.0.1:0", echo)
+			r.put(vip4, nowhere, good.Backend)
+			if sameThread {
+				err := r.ns.Do(func() error {
+					if err := connectOnce(vip4); err != unix.ENETUNREACH {
+						t.Errorf("first connect: %v", err)
+					}
+					return connectOnce(vip4)
+				})
+				if err != nil {
+					t.Errorf("second connect: %v", err)
+				}
+			} else {
+				r.wantErr(vip4, syscall.ENETUNREACH)
+				time.Sleep(30 * time.Millisecond) // longer than a connect takes that is under way
+				r.reach(vip4)
+			}
+			r.wantCounters(1, Counters{Redirected: 1})
+			if c := r.counters(2); c.Established != 1 {
+				t.Errorf("second server counted %+v", c)
+			}
+			e := events.want(EventFailedLocal)
+			if e.Slot != 1 || e.Server != nowhere.Addr || e.VIP != vip4 || e.PID != uint32(os.Getpid()) {
+				t.Errorf("event %+v", e)
+			}
+			events.stop()
+		})
+	}
+}
+
+// What another thread has in flight is not failed as long as TCP may still take it up.
+func TestInFlightOfAnotherThread(t *testing.T) {
+	r := newRig(t)
+	first, second := r.serve(1, "127.0.0.1:0", echo), r.serve(2, "127.0.0.1:0", echo)
+	r.put(vip4, first.Backend, second.Backend)
+	for _, c := range []struct {
+		age  time.Duration
+		want *server
+	}{{0, first}, {time.Second, second}} {
+		w := lictorInflightWords{At: uint64(r.k.Now() - c.age), Task: 1, To: lictorBackend{Slot: first.Slot}}
+		if c.age == 0 {
+			w.At += uint64(time.Minute) // however slow this machine is
+		}
+		if err := r.k.objs.Inflight.Put(uint32(5), w); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.reach(vip4); got != c.want.Addr.String() {
+			t.Errorf("in flight for %v: reached %s, want %v", c.age, got, c.want.Addr)
+		}
+		if err := r.k.ResetVIP(5); err != nil { // our own short connection
+			t.Fatal(err)
+		}
+	}
+}
+
+func connectOnce(to netip.AddrPort) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return unix.Connect(fd, sockaddr(to))
+}
+
+func TestAConnectThatWaitedForItsSYNIsAFailure(t *testing.T) {
+	r := newRig(t)
+	deaf := r.deaf(1)
+	good := r.serve(2, "127.0.0.1:0", echo)
+	r.put(vip4, deaf, good.Backend)
+	for _, c := range []struct {
+		patience time.Duration
+		held     int
+	}{{time.Millisecond, 0}, {400 * time.Millisecond, 1}} {
+		err := r.ns.Do(func() error {
+			fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			if err := unix.Connect(fd, sockaddr(vip4)); err != unix.EINPROGRESS {
+				t.Errorf("connect: %v", err)
+			}
+			time.Sleep(c.patience)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if holds := must(r.k.VIPState(5)).Holds; len(holds) != c.held && c.held == 1 {
+			t.Errorf("given up after %v: holds %+v", c.patience, holds)
+		}
+	}
+	r.wantCounters(1, Counters{Redirected: 2, Attempted: 2, Failed: 2})
+	if got := r.reach(vip4); got != good.Addr.String() {
+		t.Errorf("reached %s", got)
+	}
+}
