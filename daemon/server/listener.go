@@ -24,6 +24,10 @@ type limits struct {
 	perNetns int // at once from one network namespace by callers that are not root
 }
 
+// others is how many connections callers that are not root may have at once, in all
+// namespaces together: an operator gets through whatever pods do.
+func (l limits) others() int { return l.total * 3 / 4 }
+
 var defaultLimits = limits{total: 512, perNetns: 64}
 
 // maxSocketPath is the size of sun_path in unix(7), less the terminating zero.
@@ -41,8 +45,10 @@ type apiListener struct {
 	done   chan struct{} // closed by Close
 	close  func() error
 
+	// Open connections of callers that are not root.
 	mu       sync.Mutex
-	perNetns map[uint64]int // open connections of callers that are not root, by namespace cookie
+	perNetns map[uint64]int // by namespace cookie
+	others   int            // in all
 }
 
 // listenAPI opens the socket, replacing one that a dead daemon left.
@@ -156,21 +162,23 @@ func (l *apiListener) Accept() (net.Conn, error) {
 }
 
 // admit counts a connection, or closes it and returns nil when its namespace
-// has twice what it may have. Between once and twice it is answered 429, so
-// that a client is told, but cannot pile up connections that say nothing.
+// has twice what it may have, or all of them together have what they may. Between
+// once and twice it is answered 429, so that a client is told, but cannot pile up
+// connections that say nothing.
 func (l *apiListener) admit(conn *net.UnixConn, caller Caller) *apiConn {
 	peer := &apiConn{UnixConn: conn, caller: caller}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !caller.root() {
 		n := l.perNetns[caller.NetnsCookie]
-		if n >= 2*l.limits.perNetns {
+		if n >= 2*l.limits.perNetns || l.others >= l.limits.others() {
 			conn.Close()
 			<-l.slots
 			return nil
 		}
 		peer.over = n >= l.limits.perNetns
 		l.perNetns[caller.NetnsCookie]++
+		l.others++
 	}
 	peer.release = sync.OnceFunc(func() { l.release(caller) })
 	return peer
@@ -182,6 +190,7 @@ func (l *apiListener) release(caller Caller) {
 		if l.perNetns[caller.NetnsCookie]--; l.perNetns[caller.NetnsCookie] == 0 {
 			delete(l.perNetns, caller.NetnsCookie)
 		}
+		l.others--
 		l.mu.Unlock()
 	}
 	<-l.slots

@@ -256,6 +256,40 @@ func TestOneNamespaceCannotTakeAllConnections(t *testing.T) {
 	}
 }
 
+func TestAPlaceIsLeftForRoot(t *testing.T) {
+	s := start(t, newFake(), func(s *Server) { s.limits.total = 8 })
+	held := make([]net.Conn, 6)
+	for i := range held {
+		held[i] = s.dialAs(65534)
+	}
+	if code, text := do(t, over(held[5]), "GET", "/v1/status", ""); code != 200 {
+		t.Errorf("the last of six: %d %s", code, text)
+	}
+	seventh := s.dialAs(65534)
+	_ = seventh.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := seventh.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("the seventh connection of others than root is open: %v", err)
+	}
+	if _, err := s.client().Status(t.Context()); err != nil {
+		t.Errorf("root: %v", err)
+	}
+	for _, conn := range held {
+		conn.Close()
+	}
+	for end := time.Now().Add(5 * time.Second); s.api.count() > 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("%d are counted that are closed", s.api.count())
+		}
+	}
+}
+
+// count is how many connections of others than root are open.
+func (l *apiListener) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.others
+}
+
 func TestABackendThatDoesNotAnswerInTime(t *testing.T) {
 	backend := newFake()
 	backend.block = make(chan struct{})
