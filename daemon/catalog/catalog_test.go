@@ -2,8 +2,11 @@ package catalog
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -64,6 +67,43 @@ func TestNextIndex(t *testing.T) {
 	} {
 		if got := nextIndex(tt.last, tt.got); got != tt.want {
 			t.Errorf("nextIndex(%d, %d) = %d, want %d", tt.last, tt.got, got, tt.want)
+		}
+	}
+}
+
+// trip is a transport of HTTP that is a function.
+type trip func(*http.Request) (*http.Response, error)
+
+func (f trip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// A query that blocks says for how long, which Consul bounds by ten minutes, and
+// has time for the sixteenth that Consul adds by chance, and for the answer.
+func TestABlockingQueryHasItsTime(t *testing.T) {
+	c, err := New(Config{Addresses: "10.0.0.1", TLS: TLS{Disabled: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		index uint64
+		query string
+		limit time.Duration
+	}{
+		{0, "near=_agent&passing=&stale=", c.timing.answer},
+		{7, "index=7&near=_agent&passing=&stale=&wait=5m0s", 5*time.Minute + 5*time.Minute/16 + c.timing.answer},
+	} {
+		var query string
+		var limit time.Duration
+		began := time.Now()
+		c.client.Transport = trip(func(r *http.Request) (*http.Response, error) {
+			end, _ := r.Context().Deadline()
+			query, limit = r.URL.RawQuery, end.Sub(began)
+			return nil, net.ErrClosed
+		})
+		if _, err := c.health(t.Context(), "10.0.0.1:8500", tt.index); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("index %d: %v", tt.index, err)
+		}
+		if query != tt.query || limit < tt.limit || limit > tt.limit+time.Since(began) {
+			t.Errorf("index %d: %s in %v, want %s in %v", tt.index, query, limit, tt.query, tt.limit)
 		}
 	}
 }
