@@ -2,7 +2,6 @@ package bootstrap
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -15,7 +14,6 @@ import (
 	"testing"
 
 	bootstrapv3 "github.com/envoyproxy/go-control-plane/envoy/config/bootstrap/v3"
-	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 
 	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
@@ -70,47 +68,6 @@ func read(t *testing.T, p Params) *bootstrapv3.Bootstrap {
 		t.Fatal(err)
 	}
 	return b
-}
-
-// What was measured to be needed, and must not get lost when knobs are added.
-func TestMeasuredSettings(t *testing.T) {
-	for name, p := range cases {
-		b := read(t, p)
-		cluster := b.GetStaticResources().GetClusters()[0]
-		options := new(httpv3.HttpProtocolOptions)
-		if err := cluster.GetTypedExtensionProtocolOptions()[httpOptions].UnmarshalTo(options); err != nil {
-			t.Fatal(err)
-		}
-		ping := options.GetExplicitHttpConfig().GetHttp2ProtocolOptions().GetConnectionKeepalive()
-		keepalive := cluster.GetUpstreamConnectionOptions().GetTcpKeepalive()
-		ads := b.GetDynamicResources().GetAdsConfig()
-		grpc := ads.GetGrpcServices()[0].GetEnvoyGrpc()
-		backoff := grpc.GetRetryPolicy().GetRetryBackOff()
-		for what, ok := range map[string]bool{
-			"one stream a connection": options.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue() == 1,
-			"pings of 15 s or more":   ping.GetInterval().AsDuration().Seconds() >= 15 && ping.GetTimeout().AsDuration().Seconds() == 3,
-			"TCP keepalive":           keepalive.GetKeepaliveTime().GetValue() == 2 && keepalive.GetKeepaliveInterval().GetValue() == 1 && keepalive.GetKeepaliveProbes().GetValue() == 3,
-			"stream backoff":          backoff.GetBaseInterval().AsDuration() == streamBackoff && backoff.GetMaxInterval().AsDuration() == streamBackoffMax,
-			"delta ADS":               ads.GetApiType().String() == "DELTA_GRPC" && ads.GetTransportApiVersion().String() == "V3",
-			"ADS cluster":             grpc.GetClusterName() == cluster.GetName(),
-			"no fetch timeouts": b.GetDynamicResources().GetCdsConfig().GetInitialFetchTimeout() != nil &&
-				b.GetDynamicResources().GetCdsConfig().GetInitialFetchTimeout().AsDuration() == 0 &&
-				b.GetDynamicResources().GetLdsConfig().GetInitialFetchTimeout() != nil &&
-				b.GetDynamicResources().GetLdsConfig().GetInitialFetchTimeout().AsDuration() == 0,
-		} {
-			if !ok {
-				t.Errorf("%s: %s", name, what)
-			}
-		}
-		at := cluster.GetLoadAssignment().GetEndpoints()[0].GetLbEndpoints()[0].GetEndpoint().GetAddress().GetSocketAddress()
-		if at.GetAddress() != p.XDS.Addr().String() || at.GetPortValue() != uint32(p.XDS.Port()) {
-			t.Errorf("%s: connects to %v", name, at)
-		}
-		node := b.GetNode()
-		if node.GetId() != p.ProxyID || node.GetMetadata().GetFields()["node_name"].GetStringValue() != cmp.Or(p.Central.NodeName, p.Node) {
-			t.Errorf("%s: node %v", name, node)
-		}
-	}
 }
 
 func TestRefused(t *testing.T) {
