@@ -31,6 +31,7 @@ type fake struct {
 	status   int    // answered with, when not 0
 	body     string // with status
 	hang     bool   // nothing is answered any more, as by a stopped process
+	restless bool   // no query blocks
 	token    string // wanted, when not ""
 	changed  chan struct{}
 	asked    []string // index parameters of the health queries
@@ -98,7 +99,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.asked = append(f.asked, r.URL.Query().Get("index"))
 	index, _ := strconv.ParseUint(r.URL.Query().Get("index"), 10, 64)
 	wait, _ := time.ParseDuration(r.URL.Query().Get("wait"))
-	if index > 0 && index == f.index && f.status == 0 {
+	if index > 0 && index == f.index && f.status == 0 && !f.restless {
 		f.block(r.Context(), wait)
 	}
 	if f.hang {
