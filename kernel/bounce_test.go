@@ -44,6 +44,16 @@ func hearEnd(conn net.Conn) {
 	io.Copy(io.Discard, conn)                          //nolint:errcheck // an end or a reset
 }
 
+// disconnect ends a connection by connect with AF_UNSPEC, which keeps the socket.
+func disconnect(t testing.TB, conn net.Conn) {
+	t.Helper()
+	raw := must(conn.(*net.TCPConn).SyscallConn())
+	var err error
+	if cerr := raw.Control(func(s uintptr) { err = fd(s).disconnect() }); errors.Join(cerr, err) != nil {
+		t.Error(cerr, err)
+	}
+}
+
 // The table in bpf/tcp.h: first exits from ESTABLISHED.
 func TestBounces(t *testing.T) {
 	for _, c := range []struct {
@@ -59,6 +69,7 @@ func TestBounces(t *testing.T) {
 		{"the client closes after a refusal", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310) }, true, false},
 		{"the client closes after being served", time.Minute, say(1000), func(r *rig, c net.Conn) { hear1(r.t, c, 1000) }, false, true},
 		{"the client aborts", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); linger(r.t, c) }, false, false},
+		{"the client disconnects", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); disconnect(r.t, c) }, false, false},
 		{"the socket is destroyed", time.Minute, say(310), func(r *rig, c net.Conn) { hear1(r.t, c, 310); r.destroyOnly() }, false, false},
 		{"the server closes after the window", time.Millisecond, func(net.Conn) { time.Sleep(20 * time.Millisecond) }, func(_ *rig, c net.Conn) { hearEnd(c) }, false, true},
 	} {

@@ -36,6 +36,8 @@ func TestDenied(t *testing.T) {
 		{"other namespace", ptr(entry(Owner{Kind: OwnerNetns, ID: r.cookie + 1}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
 		{"other cgroup", ptr(entry(Owner{Kind: OwnerCgroup, ID: other.ID, Level: other.Level}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
 		{"cgroup at another level", ptr(entry(Owner{Kind: OwnerCgroup, ID: self.ID, Level: self.Level + 1}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
+		{"the root of all cgroups", ptr(entry(Owner{Kind: OwnerCgroup, ID: cgroup.HostRootID}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
+		{"a cgroup without an id, below us", ptr(entry(Owner{Kind: OwnerCgroup, Level: self.Level + 1}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
 		{"owner unresolved", ptr(entry(Owner{}, s.Backend)), vip4, syscall.EPERM, ReasonOwnerUnresolved},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -8,6 +8,7 @@
 #include "owner.h"
 #include "hold.h"
 
+/* asm-generic/socket.h, linux/socket.h and linux/tcp.h */
 #define SOL_SOCKET	 1
 #define SO_KEEPALIVE	 9
 #define SOL_TCP		 6

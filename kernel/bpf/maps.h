@@ -9,6 +9,7 @@
 #include <bpf/bpf_core_read.h>
 #include "abi.h"
 
+/* linux/socket.h, linux/net.h, linux/in.h and asm-generic/errno.h */
 #define AF_INET	      2
 #define AF_INET6      10
 #define SOCK_STREAM   1

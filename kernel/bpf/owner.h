@@ -47,16 +47,22 @@ static __always_inline enum reason vip_read(const struct vip_key *key, struct vi
 
 static __always_inline enum reason owner_check(const struct vip *v, __u64 netns)
 {
+	__u64 cgroup;
+
 	switch (v->owner_kind) {
 	case OWNER_ANY:
 		return REASON_NONE;
 	case OWNER_NETNS:
 		return netns == v->owner_id ? REASON_NONE : REASON_STRANGER;
 	case OWNER_CGROUP:
-		/* An ancestor, so that a pod's own sub-cgroups are its owner too. */
-		return bpf_get_current_ancestor_cgroup_id(v->owner_level) == v->owner_id
-			       ? REASON_NONE
-			       : REASON_STRANGER;
+		/*
+		 * An ancestor, so that a pod's own sub-cgroups are its owner too. That of
+		 * level 0 is everybody's, and the id of one that is not there is 0.
+		 */
+		if (!v->owner_level)
+			return REASON_STRANGER;
+		cgroup = bpf_get_current_ancestor_cgroup_id(v->owner_level);
+		return cgroup && cgroup == v->owner_id ? REASON_NONE : REASON_STRANGER;
 	default:
 		return REASON_OWNER_UNRESOLVED;
 	}

@@ -7,8 +7,7 @@
 #include "events.h"
 #include "hold.h"
 
-#define PF_EXITING    0x4
-#define SHUTDOWN_MASK 3 /* closed by its owner, in both directions */
+#define PF_EXITING 0x4 /* linux/sched.h */
 
 /*
  * A connect that its caller gave up after this long says something about the
@@ -34,13 +33,15 @@ static __always_inline __u32 sock_error(const struct tcp_sock *tp)
 }
 
 /*
- * Whether the client itself ends the connection. sk_err alone does not tell: a
- * client that asks for SO_ERROR takes the error of a reset away, now and then
- * before TCP changes the state.
+ * Whether the client itself ends the connection: by close, by connect with
+ * AF_UNSPEC, by shutdown while it connects. Each holds the socket's lock, which
+ * packets and timers wait for. sk_err alone does not tell: a client that asks for
+ * SO_ERROR takes the error of a reset away, now and then before TCP changes the
+ * state.
  */
 static __always_inline bool client_ends(const struct tcp_sock *tp)
 {
-	return tp && tp->inet_conn.icsk_inet.sk.sk_shutdown == SHUTDOWN_MASK;
+	return tp && tp->inet_conn.icsk_inet.sk.sk_lock.owned;
 }
 
 /* Whether the server's FIN has come: TCP notes it before it changes the state. */
@@ -224,8 +225,9 @@ static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info
  *   FIN_WAIT1, 0      the client closes; Envoy does when its stream was refused
  *   CLOSE_WAIT        the server closes
  *   CLOSE, ECONNRESET the server resets
- *   CLOSE, 0          the client aborts, with data unread or lingering off; or
- *                     it has just taken a reset's error away, see client_ends()
+ *   CLOSE, 0          the client aborts, with data unread or lingering off, or
+ *                     disconnects; or it has just taken a reset's error away, see
+ *                     client_ends()
  *   CLOSE, ECONNABORTED  we destroyed it
  *   CLOSE, other      nobody answered (ETIMEDOUT), or ICMP said why
  */
@@ -245,7 +247,7 @@ static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_inf
 	tcp_bytes(ctx, s, tp, st, srv);
 	bounced = young && s->bytes_in < bounce_bytes && !aborted &&
 		  !(state == BPF_TCP_FIN_WAIT1 && exiting());
-	/* Bounced before closed: a reader never sees more bounces than ends. */
+	/* Closed before bounced: a reader never sees more bounces than ends. */
 	COUNT(srv, st, closed, 1);
 	if (bounced)
 		COUNT(srv, st, bounced, 1);

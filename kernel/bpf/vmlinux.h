@@ -159,8 +159,10 @@ struct sock_common {
 
 struct sock {
 	struct sock_common __sk_common;
+	struct {
+		int owned;
+	} sk_lock;
 	int sk_err;
-	__u8 sk_shutdown;
 };
 
 struct inet_sock {
