@@ -31,7 +31,8 @@ type Feature struct {
 const privileges = "run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
 
 // Probe finds out what this kernel and host have, by trying, in the order in
-// which to read it. It changes nothing, and takes some milliseconds.
+// which to read it. It changes nothing, and takes a tenth of a second, most of it
+// to read the kernel's types.
 func Probe() []Feature {
 	const newer = "run a newer kernel"
 	found := []Feature{
@@ -56,7 +57,7 @@ func Probe() []Feature {
 			How: newer + " (5.2)", err: features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSkStorageGet)},
 		{Name: "namespace cookie in hooks", Required: true, Why: "a VIP is its owner's alone",
 			How: newer + " (5.7)", err: features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnGetNetnsCookie)},
-		{Name: "namespace cookie of sockets", Why: "the owner of a caller; without it owners must be named",
+		{Name: "namespace cookie of sockets", Required: true, Why: "to know whose a VIP is",
 			How: newer + " (5.14)", err: haveSocketCookie()},
 		{Name: "errors of connect hooks", Why: "ECONNREFUSED when there is no server; without it EPERM",
 			How: newer + " (6.1)", err: haveRetval()},

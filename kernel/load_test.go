@@ -30,11 +30,12 @@ func TestOpenRefusesWhatIsNoCgroup(t *testing.T) {
 	}
 }
 
-// Verifiers of other kernels prune less than this one, and all give up at a
-// million instructions. A loop in the wrong place costs a factor of a hundred.
+// Verifiers of other kernels prune less than this one (5.10 and 6.1 process 22,000
+// instructions), and all give up at a million. A loop in the wrong place costs a
+// factor of a hundred.
 func TestVerifierHasLittleToDo(t *testing.T) {
 	testenv.Privileged(t)
-	const most = 20_000
+	const most = 30_000
 	k := &Kernel{version: thisVersion, cfg: must(Config{BPFFS: "unused", Pool4: pool4, Pool6: pool6}.withDefaults())}
 	spec := must(k.spec())
 	coll, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Programs: ebpf.ProgramOptions{LogLevel: ebpf.LogLevelStats}})
