@@ -73,28 +73,40 @@ func (e *envoy) waitUp(ctx context.Context) error {
 	}
 }
 
-// server is the server to which the pod has a connection, nil for none or two.
-func (e *envoy) server(c *bed.Cluster) (*bed.Server, error) {
-	on, err := c.XDSServers(e.pod.Node)
-	if err != nil || len(on) != 1 {
-		return nil, err
+// server is the server to which the pod has a connection, nil for none or two,
+// and socket tells that connection from any other.
+func (e *envoy) server(c *bed.Cluster) (on *bed.Server, socket uint64, err error) {
+	list, err := e.pod.Sockets()
+	if err != nil {
+		return nil, 0, err
 	}
-	for s := range on {
-		return s, nil
+	found := 0
+	for _, sock := range list {
+		for _, s := range c.Servers() {
+			if sock.Established && sock.Remote == s.XDS() {
+				on, socket, found = s, sock.Cookie, found+1
+			}
+		}
 	}
-	return nil, nil
+	if found != 1 {
+		return nil, 0, nil
+	}
+	return on, socket, nil
 }
 
 // watch looks until the change has come or the context ends, which is no error.
-func (e *envoy) watch(ctx context.Context, c *bed.Cluster) error {
+// A stream is up since its socket was first seen: now and then a list of sockets
+// lacks one.
+func (e *envoy) watch(ctx context.Context, c *bed.Cluster, lost *bed.Server) error {
 	var last *bed.Server
+	var known uint64
 	for {
-		on, err := e.server(c)
+		on, socket, err := e.server(c)
 		if err != nil {
 			return err
 		}
-		if on != last {
-			last, e.connected = on, time.Now()
+		if on != nil && socket != known {
+			last, known, e.connected = on, socket, time.Now()
 		}
 		n, err := e.updates(ctx)
 		if ctx.Err() != nil {
@@ -105,7 +117,7 @@ func (e *envoy) watch(ctx context.Context, c *bed.Cluster) error {
 		}
 		if n > e.before {
 			e.changed = time.Now()
-			if last == nil { // the look before was too early to see the stream
+			if last == nil || last == lost { // the look before was too early to see the stream
 				e.connected = e.changed
 			}
 			return nil

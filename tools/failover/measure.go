@@ -113,7 +113,7 @@ func (r *round) run(ctx context.Context) (err error) {
 	}
 	var lost, others []*envoy
 	for _, e := range r.envoys {
-		on, err := e.server(r.cluster)
+		on, _, err := e.server(r.cluster)
 		if err != nil {
 			return err
 		}
@@ -166,7 +166,7 @@ func (r *round) watch(ctx context.Context, victim *bed.Server, lost, others []*e
 	defer cancel()
 	var group errgroup.Group
 	for _, e := range r.envoys {
-		group.Go(func() error { return e.watch(ctx, r.cluster) })
+		group.Go(func() error { return e.watch(ctx, r.cluster, victim) })
 	}
 	if err := group.Wait(); err != nil {
 		return err

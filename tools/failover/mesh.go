@@ -122,7 +122,7 @@ func (r *round) settle(ctx context.Context) error {
 	for time.Since(since) < 3*time.Second {
 		var now string
 		for _, e := range r.envoys {
-			s, err := e.server(r.cluster)
+			s, _, err := e.server(r.cluster)
 			if err != nil {
 				return err
 			}
@@ -204,7 +204,7 @@ func (r *round) victim(ctx context.Context) (victim, leader *bed.Server, err err
 	}
 	streams := map[*bed.Server]int{}
 	for _, e := range r.envoys {
-		on, err := e.server(r.cluster)
+		on, _, err := e.server(r.cluster)
 		if err != nil {
 			return nil, nil, err
 		}
