@@ -96,11 +96,12 @@ func startTraffic(w *world) *traffic {
 // dead server from its catalog. Meanwhile status says what is waited for, and
 // requests through the mesh go on.
 func TestWithoutRoomProxiesWaitForCapacity(t *testing.T) {
-	t.Run("lictord alive", func(t *testing.T) { withoutRoom(t, true) })
-	t.Run("lictord dead", func(t *testing.T) { withoutRoom(t, false) })
+	t.Run("lictord alive", func(t *testing.T) { withoutRoom(t, nil) })
+	t.Run("lictord stopped", func(t *testing.T) { withoutRoom(t, (*bed.Lictor).Stop) })
 }
 
-func withoutRoom(t *testing.T, alive bool) {
+// withoutRoom takes lictord away before, unless away is nil.
+func withoutRoom(t *testing.T, away func(*bed.Lictor) error) {
 	w := newWorld(t, 3, 3*time.Minute)
 	flow := startTraffic(w)
 	m := newMesh(w, 13, 0) // 15 with the two of the traffic: the limit is 6 a server
@@ -115,8 +116,8 @@ func withoutRoom(t *testing.T, alive bool) {
 	}
 	served := m.on(victim)
 	ok, failed := flow.ok.Load(), flow.failed.Load()
-	if !alive {
-		w.must(w.lictor.Kill())
+	if away != nil {
+		w.must(away(w.lictor))
 	}
 	w.must(victim.Kill())
 	killed := time.Now()
@@ -135,7 +136,7 @@ func withoutRoom(t *testing.T, alive bool) {
 	for _, e := range served {
 		missing[e] = true
 	}
-	waitingSaid, statusSaid := !alive, !alive // there is nobody to say it
+	waitingSaid, statusSaid := away != nil, away != nil // there is nobody to say it
 	var status string
 	var smaller, last time.Time
 	for len(missing) > 0 && time.Since(killed) < 30*time.Second {
