@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -46,6 +47,7 @@ func TestDecodeStateRefuses(t *testing.T) {
 		"a proxy twice":  {`{"seq":1,"servers":[],"proxies":[{"id":"a"},{"id":"a"}]}`, state.ErrMalformed},
 		"a server twice": {`{"seq":1,"servers":[{"id":"a"},{"id":"a"}],"proxies":[]}`, state.ErrMalformed},
 		"null logins":    {`{"seq":1,"logins":null}`, state.ErrMalformed},
+		"no list":        {`{"seq":1,"servers":{},"proxies":[]}`, state.ErrMalformed},
 		"a null map":     {`{"seq":1,"resting":null}`, state.ErrMalformed},
 		"a null proxy":   {`{"seq":1,"servers":[],"proxies":[null]}`, state.ErrMalformed},
 	} {
@@ -55,6 +57,36 @@ func TestDecodeStateRefuses(t *testing.T) {
 				t.Errorf("got %v, want %v", err, test.want)
 			}
 		})
+	}
+}
+
+// A state and a body are all that there is: what follows is not passed over, and
+// what ends too early is not taken for whole.
+func TestDecodersReadToTheEnd(t *testing.T) {
+	const whole, body = `{"seq":1,"servers":[],"proxies":[]}`, `{"id":"a"}`
+	for _, tail := range []string{"{}", "x", "]"} {
+		if _, err := state.ReadState(strings.NewReader(whole + tail)); !errors.Is(err, state.ErrMalformed) {
+			t.Errorf("a state with %q behind it: %v", tail, err)
+		}
+		if _, err := state.DecodeBody(state.KindServerGone, []byte(body+tail)); !errors.Is(err, state.ErrMalformed) {
+			t.Errorf("a body with %q behind it: %v", tail, err)
+		}
+	}
+	for n := range len(whole) {
+		if _, err := state.ReadState(strings.NewReader(whole[:n])); !errors.Is(err, state.ErrMalformed) {
+			t.Errorf("a state that ends after %q: %v", whole[:n], err)
+		}
+	}
+}
+
+// Times are read as UTC, whatever zone they are written in.
+func TestTimesAreUTC(t *testing.T) {
+	var e state.Event
+	if err := json.Unmarshal([]byte(`{"seq":1,"time":"2026-01-02T05:04:05+02:00","kind":"ServerGone","data":{"id":"a"}}`), &e); err != nil {
+		t.Fatal(err)
+	}
+	if e.Time.Location() != time.UTC || !e.Time.Equal(epoch) {
+		t.Errorf("got %s, want %s", e.Time, epoch)
 	}
 }
 

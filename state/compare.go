@@ -43,7 +43,7 @@ func (s State) Equal(o State) bool {
 
 func (p *Proxy) equal(o *Proxy) bool {
 	return p.Registration.Equal(o.Registration) && p.Known == o.Known &&
-		p.Registered.Equal(o.Registered) && slices.Equal(p.Ranked, o.Ranked) &&
+		p.Registered.Equal(o.Registered) && p.Seq == o.Seq && slices.Equal(p.Ranked, o.Ranked) &&
 		p.Reason == o.Reason && p.Placed.Equal(o.Placed) &&
 		p.CredentialState == o.CredentialState && p.CredentialProblem == o.CredentialProblem &&
 		p.CredentialSince.Equal(o.CredentialSince)

@@ -31,6 +31,8 @@ func TestNextIndex(t *testing.T) {
 		"the next after the last":         {s: three(), limit: 5, want: 4},
 		"round the pool":                  {s: deregister(register(three(), "d", 4, now), "b", now.Add(-time.Hour)), limit: 5, want: 2},
 		"none is free":                    {s: register(three(), "d", 4, now), limit: 5},
+		"of two of a clock set back":      {s: deregister(deregister(register(three(), "d", 4, now), "c", now.Add(time.Minute)), "b", now.Add(2*time.Minute)), limit: 5, want: 3},
+		"rested for long enough":          {s: deregister(register(three(), "d", 4, now), "b", now.Add(-time.Minute)), limit: 5, want: 2},
 		"resting is passed over":          {s: deregister(register(three(), "d", 4, now), "b", now.Add(-time.Second)), limit: 5},
 		"left before the clock went back": {s: deregister(register(three(), "d", 4, now), "b", now.Add(time.Hour)), limit: 5, want: 2},
 		"busy is passed over":             {s: state.New(), limit: 5, busy: func(i uint32) bool { return i < 3 }, want: 3},
@@ -48,11 +50,26 @@ func TestNextIndex(t *testing.T) {
 	}
 }
 
+// What left MaxRest ago is forgotten, so no longer rest can be asked for.
+func TestNextIndexRestsAtMostMaxRest(t *testing.T) {
+	s := deregister(register(state.New(), "a", 1, epoch), "a", epoch)
+	if index, ok := s.NextIndex(2, 24*time.Hour, epoch.Add(state.MaxRest), nil); !ok || index != 1 {
+		t.Errorf("got %d, %t, want the only one, which has rested for %s", index, ok, state.MaxRest)
+	}
+}
+
 func TestNextSlot(t *testing.T) {
 	fold := func(bodies ...state.Body) state.State {
 		s := state.New()
 		for i, b := range bodies {
 			s = state.Fold(s, state.Event{Time: epoch.Add(time.Duration(i) * time.Second), Body: b})
+		}
+		return s
+	}
+	at := func(bodies ...state.Body) state.State { // all at one moment
+		s := state.New()
+		for _, b := range bodies {
+			s = state.Fold(s, state.Event{Time: epoch, Body: b})
 		}
 		return s
 	}
@@ -72,6 +89,8 @@ func TestNextSlot(t *testing.T) {
 		"one that nobody had, first":        {s: fold(seen("a", 1), gone("a")), last: 2, want: 2},
 		"else that of the one gone longest": {s: fold(append(two, gone("b"), gone("a"))...), last: 2, want: 2},
 		"not one that is busy":              {s: fold(append(two, gone("b"), gone("a"))...), last: 2, busy: func(n uint16) bool { return n == 2 }, want: 1},
+		"of two that left at once":          {s: at(seen("a", 2), seen("b", 1), gone("a"), gone("b")), last: 2, want: 1},
+		"not one beyond the last":           {s: fold(seen("a", 1), seen("b", 9), gone("b")), last: 1},
 		"all are listed":                    {s: fold(two...), last: 2},
 		"up to the last":                    {s: fold(), last: 65535, want: 1},
 	} {

@@ -1,7 +1,6 @@
 package state_test
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -23,10 +22,10 @@ type decider struct {
 	logins int // tokens issued
 }
 
-const poolSize, lastSlot, rest = 12, 4, 5 * time.Minute
+const poolSize, lastSlot, rest = 6, 4, 5 * time.Minute
 
 func (d *decider) next(t *rapid.T) (state.Body, bool) {
-	proxy := fmt.Sprintf("p%d", rapid.IntRange(0, 9).Draw(t, "proxy"))
+	proxy := fmt.Sprintf("p%d", rapid.IntRange(0, 6).Draw(t, "proxy"))
 	server := fmt.Sprintf("s%d", rapid.IntRange(0, 6).Draw(t, "server"))
 	spec := state.ServerSpec{ID: server, Port: uint16(rapid.IntRange(1, 3).Draw(t, "port"))}
 	listed := d.s.Servers[server]
@@ -45,7 +44,7 @@ func (d *decider) next(t *rapid.T) (state.Body, bool) {
 		spec.Slot = listed.Slot
 		return state.ServerChanged{Server: spec}, true
 	case 2:
-		return state.ServerGone{ID: server}, true
+		return state.ServerGone{ID: server, At: d.now}, true
 	case 3:
 		return state.ServerDrained{ID: server, By: "uid 0"}, true
 	case 4:
@@ -62,7 +61,7 @@ func (d *decider) next(t *rapid.T) (state.Body, bool) {
 	case 7:
 		return state.ProxyDeregistered{ID: proxy, Reason: state.LeaveOperator}, true
 	case 8:
-		return state.ProxyChanged{ID: proxy, Envoy: settings(t), Credential: credential(t), Process: process(t)}, true
+		return state.ProxyChanged{ID: proxy, Owner: owner(t), Envoy: settings(t), Credential: credential(t), Process: process(t)}, true
 	case 9:
 		d.logins++
 		token := fmt.Sprintf("t%d", d.logins)
@@ -75,7 +74,11 @@ func (d *decider) next(t *rapid.T) (state.Body, bool) {
 	return state.Placed{ID: proxy, Ranked: slices.Sorted(maps.Keys(d.s.Servers)), Reason: state.PlaceRebalance, At: d.now}, true
 }
 
-// settings, credential and process draw nil, a zero value or another one.
+// owner, settings, credential and process draw nil, a zero value or another one.
+func owner(t *rapid.T) *state.Owner {
+	return rapid.SampledFrom([]*state.Owner{nil, {}, {Kind: state.OwnerAny}, {Kind: state.OwnerNetns, ID: 7, BootID: "b"}}).Draw(t, "owner")
+}
+
 func settings(t *rapid.T) *state.EnvoySettings {
 	return rapid.SampledFrom([]*state.EnvoySettings{
 		nil, {}, {AdminBind: "127.0.0.1:19001"}, {Prometheus: &state.PrometheusSettings{MergePort: 1}},
@@ -128,33 +131,33 @@ func replay(s state.State, all []state.Event) state.State {
 // TestSnapshotAndTail: a snapshot and the events after it give what all events
 // give, and so does a journal read back from its JSON.
 func TestSnapshotAndTail(t *testing.T) {
+	seen := map[state.Kind]bool{}
 	rapid.Check(t, func(t *rapid.T) {
 		all := events(t)
 		cut := rapid.IntRange(0, len(all)).Draw(t, "cut")
-		text, err := json.Marshal(replay(state.New(), all[:cut]))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var s state.State
-		if err := json.Unmarshal(text, &s); err != nil {
-			t.Fatal(err)
-		}
-		text, err = json.Marshal(all[cut:])
-		if err != nil {
-			t.Fatal(err)
-		}
-		var tail []state.Event
-		if err := json.Unmarshal(text, &tail); err != nil {
-			t.Fatal(err)
-		}
-		full, s := replay(state.New(), all), replay(s, tail)
+		snapshot, tail := decoded(t, replay(state.New(), all[:cut])), decoded(t, all[cut:])
+		full, s := replay(state.New(), all), replay(snapshot, tail)
 		if !s.Equal(full) {
 			t.Fatalf("snapshot at %d and tail:\n%+v\nall:\n%+v", cut, s, full)
+		}
+		if a, b := string(must(s.MarshalJSON())), string(must(full.MarshalJSON())); a != b {
+			t.Fatalf("equal states are written as\n%s\nand as\n%s", a, b)
 		}
 		if err := s.Check(); err != nil {
 			t.Fatal(err)
 		}
+		for _, e := range all {
+			seen[e.Body.Kind()] = true
+		}
 	})
+	wantAllKinds(t, seen)
+}
+
+func must(text []byte, err error) []byte {
+	if err != nil {
+		panic(err)
+	}
+	return text
 }
 
 // TestServersAndProxiesCommute: any interleaving of the servers' events with the

@@ -54,7 +54,7 @@ type Proxy struct {
 	Known      bool        `json:"known"`            // Consul's catalog has been seen to know it
 	Registered time.Time   `json:"registered"`       // when
 	Seq        uint64      `json:"seq"`              // of the registration in the journal
-	Ranked     []string    `json:"ranked"`           // server ids, the first in use
+	Ranked     []string    `json:"ranked,omitempty"` // server ids, the first in use
 	Reason     PlaceReason `json:"reason,omitempty"` // of the placement
 	Placed     time.Time   `json:"placed,omitzero"`  // when; zero before the first placement
 
