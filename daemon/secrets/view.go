@@ -273,8 +273,10 @@ func startOf(proc *os.File) (uint64, error) {
 	return strconv.ParseUint(fields[19], 10, 64)
 }
 
-// identityOf is the user who registered the process, with the groups and the
-// capabilities over files that the process has.
+// identityOf is the user who registered the process, with the groups that the
+// process has and, if that user is root, its capabilities over files: anybody's
+// process may become one with more rights, by a set-user-ID file or one that
+// brings capabilities, and stays the same process.
 func identityOf(proc *os.File, p state.Process) (Identity, error) {
 	id := Identity{UID: p.UID, GID: p.GID}
 	status, err := readAt(proc, "status")
@@ -284,6 +286,12 @@ func identityOf(proc *os.File, p state.Process) (Identity, error) {
 	for line := range strings.Lines(status) {
 		key, value, _ := strings.Cut(line, ":")
 		switch value = strings.TrimSpace(value); key {
+		case "Uid": // real, effective, saved, of files
+			for _, word := range strings.Fields(value) {
+				if word != strconv.FormatUint(uint64(p.UID), 10) {
+					return id, fmt.Errorf("uid %d registered it, and it runs as uid %s by now; register it anew", p.UID, word)
+				}
+			}
 		case "Groups":
 			for _, word := range strings.Fields(value) {
 				group, err := strconv.ParseUint(word, 10, 32)
@@ -297,7 +305,7 @@ func identityOf(proc *os.File, p state.Process) (Identity, error) {
 			if err != nil {
 				return id, fmt.Errorf("read its capabilities: %w", err)
 			}
-			if sameUserNamespace(proc) { // else they mean nothing here
+			if p.UID == 0 && sameUserNamespace(proc) { // else they mean nothing here
 				id.caps = caps & fileCaps
 			}
 		}

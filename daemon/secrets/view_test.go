@@ -134,6 +134,58 @@ func TestAnotherUsersRights(t *testing.T) {
 	unchanged(t)
 }
 
+// Who registers and then becomes a program with more rights than the user has,
+// under the same pid, does not lend them to the daemon.
+func TestAProgramWithMoreRights(t *testing.T) {
+	testenv.Privileged(t)
+	dir := folder(t)
+	write(t, dir+"/root", "secret", 0o600, 0, 0)
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, mode os.FileMode, caps []byte) state.Process {
+		program, err := os.ReadFile(sleep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(dir+"/"+name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		path := dir + "/" + name + "/sleep"
+		write(t, path, string(program), mode, 0, 0)
+		if caps != nil {
+			if err := unix.Setxattr(path, "security.capability", caps, 0); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command(path, "300")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+		return start(t, cmd, nobody)
+	}
+	t.Run("set-user-ID", func(t *testing.T) {
+		v, err := OfProcess(run("suid", 0o755|os.ModeSetuid, nil), boot)
+		if err == nil {
+			_ = v.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), "runs as uid 0 by now") {
+			t.Errorf("a root process registered by another user: %v", err)
+		}
+	})
+	t.Run("capabilities", func(t *testing.T) {
+		// Of capabilities(7): version 2, in force at once, CAP_DAC_OVERRIDE permitted.
+		caps := []byte{1, 0, 0, 2, 1 << unix.CAP_DAC_OVERRIDE, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}
+		p := run("caps", 0o755, caps)
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID))
+		if err != nil || !strings.Contains(string(status), "CapEff:\t0000000000000002") {
+			t.Fatalf("the process has no capability: %v\n%s", err, status)
+		}
+		if got, err := view(t, p).Read(dir+"/root", 100); err == nil {
+			t.Errorf("root's file was read: %q", got)
+		}
+	})
+}
+
 // unchanged makes sure that no thread was left with other rights.
 func unchanged(t *testing.T) {
 	t.Helper()
