@@ -142,10 +142,15 @@ func TestStreamRotation(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			one, two := newStreamFake(t), newStreamFake(t)
-			one.sets <- []*pbserverdiscovery.Server{ready("a", "10.0.0.1")}
-			two.sets <- []*pbserverdiscovery.Server{ready("b", "10.0.0.2")}
+			for _, f := range []*streamFake{one, two} { // whichever is asked first
+				f.sets <- []*pbserverdiscovery.Server{ready("a", "10.0.0.1")}
+			}
 			c := start(t, grpcOnly(one, two))
 			want(t, c, "a")
+			if c.Status().Server == two.addr {
+				one, two = two, one
+			}
+			two.sets <- []*pbserverdiscovery.Server{ready("b", "10.0.0.2")}
 			fault(one)
 			want(t, c, "b")
 			if s := c.Status(); s.Server != two.addr {

@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"cmp"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
@@ -23,6 +24,9 @@ type targets struct {
 // next is the address that was not attempted for the longest time, those never
 // attempted first, the operator's before the catalog's; and how many there are.
 // It never goes back to the server it has just left while there is another.
+//
+// Of those never attempted it is one by chance: hosts have the same list, and
+// would all follow its first server, and all leave it for the second.
 func (t *targets) next() (addr string, n int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -30,7 +34,16 @@ func (t *targets) next() (addr string, n int) {
 	if len(all) == 0 {
 		return "", 0
 	}
-	addr = slices.MinFunc(all, func(a, b string) int { return cmp.Compare(t.last[a], t.last[b]) })
+	attempted := func(a string) bool { return t.last[a] > 0 }
+	fresh := slices.DeleteFunc(slices.Clone(t.operator), attempted)
+	if len(fresh) == 0 {
+		fresh = slices.DeleteFunc(slices.Clone(all), attempted)
+	}
+	if len(fresh) > 0 {
+		addr = fresh[rand.IntN(len(fresh))]
+	} else {
+		addr = slices.MinFunc(all, func(a, b string) int { return cmp.Compare(t.last[a], t.last[b]) })
+	}
 	t.attempts++
 	if t.last == nil {
 		t.last = map[string]uint64{}
