@@ -8,6 +8,7 @@ import (
 	"testing"
 	"unsafe"
 
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -251,6 +252,16 @@ func TestFastOpenIsNoLocalFailure(t *testing.T) {
 	}
 }
 
+// detach ends a hook at once: a link whose pin is removed goes on for a moment.
+func (r *rig) detach(hook string) error {
+	path := r.k.pins.linkPath(hook)
+	l, err := link.LoadPinnedLink(path, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(l.Detach(), os.Remove(path), l.Close())
+}
+
 // getpeername looks at the peer by itself: what nobody told to forget must not speak
 // for a connection to another address, nor to another port.
 func TestGetpeernameComparesThePeer(t *testing.T) {
@@ -295,7 +306,7 @@ func TestGetpeernameComparesThePeer(t *testing.T) {
 					return fmt.Errorf("connect: %w", err)
 				}
 				for _, h := range []string{"sockops", "connect4", "connect6"} {
-					if err := os.Remove(r.k.pins.linkPath(h)); err != nil {
+					if err := r.detach(h); err != nil {
 						return err
 					}
 				}
