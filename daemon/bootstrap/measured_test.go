@@ -100,10 +100,12 @@ func checkServerTLS(t *testing.T, name string, p Params, socket *corev3.Transpor
 		t.Errorf("%s: it asks for %q, want %q", name, tls.GetSni(), want)
 	}
 	checkWatched(t, name, both.GetValidationContextSdsSecretConfig(), p.TLS.CAFile)
-	if clients := tls.GetCommonTlsContext().GetTlsCertificateSdsSecretConfigs(); p.TLS.ClientFile != "" {
-		checkWatched(t, name, clients[0], p.TLS.ClientFile)
-	} else if len(clients) > 0 {
-		t.Errorf("%s: a client certificate that was not given", name)
+	clients := tls.GetCommonTlsContext().GetTlsCertificateSdsSecretConfigs()
+	if (len(clients) == 1) != (p.TLS.ClientFile != "") || len(clients) > 1 {
+		t.Fatalf("%s: client certificates %v, want %q", name, clients, p.TLS.ClientFile)
+	}
+	for _, client := range clients {
+		checkWatched(t, name, client, p.TLS.ClientFile)
 	}
 }
 
