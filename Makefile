@@ -40,6 +40,10 @@ KEEP ?=
 # one of their own.
 N    ?= 1000
 SEED ?=
+# Kernels of `make kernels`; empty: all.
+KERNELS ?=
+# How QEMU runs them: kvm where the machine has it, else a processor is emulated.
+ACCEL ?= tcg,thread=multi
 # How many hours `make soak` takes.
 H ?= 1
 
@@ -191,6 +195,12 @@ churn: root build parts ## a hundred proxies with logins come, go and crash at r
 failover: root build parts ## lose a Consul server ROUNDS (20) times a kind, and time each Envoy's way to another: 50 minutes; ONLY=lictor,kill for some; DATAPLANE=... to compare
 	@CGO_ENABLED=0 $(GO) build -trimpath -o .cache/bin/failover ./tools/failover
 	@exec .cache/bin/failover -rounds=$(ROUNDS) -only='$(ONLY)'
+
+.PHONY: kernels
+kernels: build ## boot Debian's kernels in QEMU (KERNELS="6.1 6.12" for some) and run what attaches to a kernel on each: 10 minutes a kernel (ACCEL=kvm: one)
+	$(call debian,command -v qemu-system-x86_64,qemu-system-x86)
+	$(call debian,command -v xz && command -v cpio && command -v depmod && command -v cc && command -v python3,xz-utils cpio kmod gcc libc6-dev python3)
+	$(GO) run ./tools/kernels -only '$(KERNELS)' -accel '$(ACCEL)'
 
 $(BENCHSTAT): tools/deps/benchstat/go.mod tools/deps/benchstat/go.sum
 	@mkdir -p $(@D)
