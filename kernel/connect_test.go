@@ -94,7 +94,6 @@ func TestConnectReachesTheServerFromEveryLanguage(t *testing.T) {
 	if out, err := exec.Command("cc", "-o", program, "testdata/connect.c").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	mapped := netip.AddrPortFrom(netip.AddrFrom16(vip4.Addr().As16()), vip4.Port())
 	want := map[uint16]Counters{}
 	for _, c := range []struct {
 		language string
@@ -106,7 +105,7 @@ func TestConnectReachesTheServerFromEveryLanguage(t *testing.T) {
 		{"Go", r.inGo, []string{"block", "nonblock", "dial"}},
 	} {
 		for _, mode := range c.modes {
-			for vip, to := range map[netip.AddrPort]Backend{vip4: s4.Backend, vip6: s6.Backend, mapped: s4.Backend} {
+			for vip, to := range map[netip.AddrPort]Backend{vip4: s4.Backend, vip6: s6.Backend, mapped(vip4): s4.Backend} {
 				peer := vip
 				if mode == "dial" { // which makes an IPv4 socket for a mapped address
 					peer = netip.AddrPortFrom(vip.Addr().Unmap(), vip.Port())
