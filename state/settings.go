@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"maps"
 	"time"
 )
@@ -31,9 +32,15 @@ type EnvoySettings struct {
 	// GracefulBind is the host:port of a listener in the proxy's network
 	// namespace that serves the two paths and merged metrics; "": none.
 	GracefulBind         string `json:"graceful_bind,omitempty"`
-	GracefulStartupPath  string `json:"graceful_startup_path,omitempty"`
-	GracefulShutdownPath string `json:"graceful_shutdown_path,omitempty"`
+	GracefulStartupPath  string `json:"graceful_startup_path,omitempty"`  // "": see GracefulPaths
+	GracefulShutdownPath string `json:"graceful_shutdown_path,omitempty"` // as above
 	DumpConfigOnExit     bool   `json:"dump_config_on_exit,omitempty"`
+}
+
+// GracefulPaths are the paths of the graceful endpoints; where none is given,
+// consul-dataplane's.
+func (s *EnvoySettings) GracefulPaths() (startup, shutdown string) {
+	return cmp.Or(s.GracefulStartupPath, "/graceful_startup"), cmp.Or(s.GracefulShutdownPath, "/graceful_shutdown")
 }
 
 // PrometheusSettings are those of a proxy's metrics.

@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"cmp"
 	"fmt"
 	"net/http"
 	"time"
@@ -12,17 +11,20 @@ import (
 const readyEvery = 100 * time.Millisecond
 
 // gracefulHandler serves the two endpoints that applications and hooks of pods
-// call; their default paths are consul-dataplane's.
+// call. The paths are the proxy's to choose, and net/http's mux panics for some.
 func (l *life) gracefulHandler(r *running) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc(cmp.Or(l.settings.GracefulShutdownPath, "/graceful_shutdown"), func(w http.ResponseWriter, _ *http.Request) {
-		l.askEnd("graceful shutdown endpoint")
-		w.WriteHeader(http.StatusOK)
+	startup, shutdown := l.settings.GracefulPaths()
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		switch req.URL.Path {
+		case shutdown:
+			l.askEnd("graceful shutdown endpoint")
+			w.WriteHeader(http.StatusOK)
+		case startup:
+			l.startup(w, req, r)
+		default:
+			http.NotFound(w, req)
+		}
 	})
-	mux.HandleFunc(cmp.Or(l.settings.GracefulStartupPath, "/graceful_startup"), func(w http.ResponseWriter, req *http.Request) {
-		l.startup(w, req, r)
-	})
-	return mux
 }
 
 // startup answers when Envoy is ready or the startup grace, counted from the

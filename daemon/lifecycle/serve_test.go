@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -109,6 +110,21 @@ func TestPortTaken(t *testing.T) {
 	eventually(t, "it is served", func() bool { return len(m.Problems()) == 0 })
 	if _, err := get(p.client, "http://127.0.0.1:20300/graceful_startup"); err != nil {
 		t.Error(err)
+	}
+}
+
+// Whatever the paths are that a journal has, they are no patterns, and no reason
+// to end.
+func TestPathsAreNoPatterns(t *testing.T) {
+	for _, path := range []string{"/{x", "/a/{b...}", "/graceful_shutdown"} {
+		t.Run(path, func(t *testing.T) {
+			p := newPod(t, state.EnvoySettings{GracefulBind: "127.0.0.1:20300", GracefulStartupPath: path})
+			manage(t, p.registry, time.Minute)
+			p.served(t, "127.0.0.1:20300")
+			if _, err := get(p.client, "http://127.0.0.1:20300"+(&url.URL{Path: path}).EscapedPath()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

@@ -96,8 +96,8 @@ func (o *execOptions) settings() (v1.EnvoySettings, error) {
 		s.ShutdownGraceSeconds > 0 || s.StartupGraceSeconds > 0 || s.ShutdownDrain
 	if asked && o.graceful.port != 0 {
 		s.GracefulBind = o.graceful.String()
-		s.GracefulShutdownPath = cmp.Or(o.shutdownPath, "/graceful_shutdown")
-		s.GracefulStartupPath = cmp.Or(o.startupPath, "/graceful_startup")
+		s.GracefulStartupPath, s.GracefulShutdownPath = o.startupPath, o.shutdownPath
+		s.GracefulStartupPath, s.GracefulShutdownPath = s.GracefulPaths()
 	}
 	paths := []*string{&s.SecretsDir, &s.CACerts, &s.Cert, &s.Key}
 	if q := s.Prometheus; q != nil {

@@ -164,6 +164,9 @@ func checkSettings(s EnvoySettings) error {
 			return err
 		}
 	}
+	if startup, shutdown := s.GracefulPaths(); startup == shutdown {
+		return fmt.Errorf("envoy.graceful_startup_path and envoy.graceful_shutdown_path are both %s; give each its own", startup)
+	}
 	for _, f := range []struct {
 		name  string
 		value int

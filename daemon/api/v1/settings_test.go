@@ -41,6 +41,8 @@ func TestSettingsCheck(t *testing.T) {
 		{"a week of grace", EnvoySettings{StartupGraceSeconds: 7 * 86400}, "startup_grace_seconds"},
 		{"path without a slash", EnvoySettings{GracefulStartupPath: "go"}, "graceful_startup_path"},
 		{"a path that climbs", EnvoySettings{GracefulShutdownPath: "/a/../b"}, "graceful_shutdown_path"},
+		{"one path for both", EnvoySettings{GracefulStartupPath: "/x", GracefulShutdownPath: "/x"}, "both /x"},
+		{"the other's usual path", EnvoySettings{GracefulStartupPath: "/graceful_shutdown"}, "graceful_shutdown_path"},
 		{"a query", EnvoySettings{Prometheus: &PrometheusSettings{ScrapePath: "/m?a=b"}}, "scrape_path"},
 		{"no port either", EnvoySettings{Prometheus: &PrometheusSettings{MergePort: 70000}}, "merge_port"},
 		{"a file's URL", EnvoySettings{Prometheus: &PrometheusSettings{ServiceMetricsURL: "file:///etc/shadow"}}, "service_metrics_url"},
