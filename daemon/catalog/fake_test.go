@@ -35,6 +35,7 @@ type fake struct {
 	token    string // wanted, when not ""
 	changed  chan struct{}
 	asked    []string // index parameters of the health queries
+	beats    int      // questions for the leader
 	answered time.Time
 }
 
@@ -85,6 +86,11 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.URL.Path == "/v1/status/leader" {
+		f.beats++
+		if f.status != 0 {
+			http.Error(w, f.body, f.status)
+			return
+		}
 		leader := "127.0.0.1:8300"
 		if f.noLeader {
 			leader = ""

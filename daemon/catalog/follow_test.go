@@ -3,6 +3,8 @@ package catalog
 import (
 	"context"
 	"errors"
+	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,4 +80,26 @@ func TestARestlessServerIsAskedSlowly(t *testing.T) {
 	if n, most := len(f.queries()), 3+int(time.Since(began)/c.timing.quiet); n > most {
 		t.Errorf("asked %d times in %v, want at most %d", n, time.Since(began), most)
 	}
+}
+
+// While a query blocks, a small question tells how the contact is: a server that
+// is busy is there, one that fails is left.
+func TestHeartbeat(t *testing.T) {
+	f := newFake(t, node("a", "10.0.0.1", 8502))
+	c := start(t, plain(f))
+	want(t, c, "a")
+	first := c.Status().LastContact
+	eventually(t, c, "contact goes on", func(s Status) bool { return s.LastContact.After(first) })
+	answer := func(status int, body string) {
+		f.mu.Lock() // blocked queries are not woken
+		defer f.mu.Unlock()
+		f.status, f.body, f.beats = status, body, 0
+	}
+	answer(http.StatusTooManyRequests, "rate limit exceeded")
+	s := eventually(t, c, "asked", func(Status) bool { f.mu.Lock(); defer f.mu.Unlock(); return f.beats > 1 })
+	if s.Problem != "" || s.Server != f.addr() {
+		t.Errorf("a busy server: %+v", s)
+	}
+	answer(http.StatusInternalServerError, "fault")
+	eventually(t, c, "it fails", func(s Status) bool { return strings.Contains(s.Problem, "cannot answer") })
 }
