@@ -2,7 +2,9 @@ package testenv
 
 import (
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,37 +19,83 @@ import (
 )
 
 // settle is how long goroutines and descriptors that are being closed may take.
-const settle = 3 * time.Second
+var settle = 3 * time.Second
 
 // NoLeaks fails the test when at its end there are goroutines, file
-// descriptors, child processes, or runs of this process with their network
-// namespaces, cgroups, bpffs directories and files which were not there when NoLeaks was called.
-// Call it before anything that registers a clean-up. Tests that use it cannot
-// run in parallel with others.
+// descriptors, child processes, threads in other network namespaces, or runs of
+// this process with their network namespaces, cgroups, bpffs directories and
+// files which were not there when NoLeaks was called. Call it before anything
+// that registers a clean-up. Tests that use it cannot run in parallel with others.
 func NoLeaks(t testing.TB) {
 	t.Helper()
-	goroutines := goleak.IgnoreCurrent()
-	before := inventory()
+	before := look()
 	t.Cleanup(func() {
-		if err := goleak.Find(goroutines); err != nil { // retries by itself
-			t.Errorf("goroutines left behind: %v", err)
-		}
-		var left []string
-		for end := time.Now().Add(settle); ; time.Sleep(10 * time.Millisecond) {
-			if left = newIn(inventory(), before); len(left) == 0 || time.Now().After(end) {
-				break
-			}
-		}
-		for _, what := range left {
+		for _, what := range before.left() {
 			t.Errorf("left behind: %s", what)
 		}
 	})
 }
 
+// Main is the TestMain of every package here: it runs the tests, and fails the
+// package when they leave anything behind of what [NoLeaks] looks for. It does
+// not return.
+func Main(m Tests) { os.Exit(Checked(m).Run()) }
+
+// Tests are a package's, as [testing.M] is.
+type Tests interface{ Run() int }
+
+// Checked are tests which also fail as those of [Main] do, for a TestMain that
+// has more to do.
+func Checked(m Tests) Tests { return checked{m, os.Stdout} }
+
+type checked struct {
+	Tests
+	out io.Writer
+}
+
+func (c checked) Run() int {
+	before := look()
+	status := c.Tests.Run()
+	if status != 0 || fuzzing() { // what was cut short leaves its traces, and so do fuzzing's workers
+		return status
+	}
+	for _, what := range before.left() {
+		fmt.Fprintln(c.out, "FAIL: the tests have left behind:", what)
+		status = 1
+	}
+	return status
+}
+
+func fuzzing() bool {
+	f := flag.Lookup("test.fuzz")
+	return f != nil && f.Value.String() != ""
+}
+
+// moment is what there was at one time.
+type moment struct {
+	goroutines goleak.Option
+	inventory  map[string]int
+}
+
+func look() moment { return moment{goleak.IgnoreCurrent(), inventory()} }
+
+// left says what is there now and was not then, once it has had time to go.
+func (m moment) left() (left []string) {
+	if err := goleak.Find(m.goroutines); err != nil { // retries by itself
+		left = append(left, err.Error())
+	}
+	for end := time.Now().Add(settle); ; time.Sleep(10 * time.Millisecond) {
+		more := newIn(inventory(), m.inventory)
+		if len(more) == 0 || time.Now().After(end) {
+			return append(left, more...)
+		}
+	}
+}
+
 // inventory counts what this process holds or has made, by what it is.
 func inventory() map[string]int {
 	have := map[string]int{}
-	for _, what := range slices.Concat(descriptors(), children(), made()) {
+	for _, what := range slices.Concat(descriptors(), children(), strayThreads(), made()) {
 		have[what]++
 	}
 	return have
@@ -98,6 +146,21 @@ func children() (out []string) {
 		for pid := range strings.FieldsSeq(string(text)) {
 			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
 			out = append(out, "process "+pid+" "+strings.TrimSpace(string(comm)))
+		}
+	}
+	return out
+}
+
+// home is the network namespace that this process began in.
+var home, _ = os.Readlink("/proc/self/ns/net")
+
+// strayThreads lists threads in other network namespaces than the process's own:
+// a goroutine that has nothing to do with it may run on one at any time.
+func strayThreads() (out []string) {
+	tasks, _ := filepath.Glob("/proc/self/task/*/ns/net")
+	for _, path := range tasks {
+		if ns, err := os.Readlink(path); err == nil && ns != home {
+			out = append(out, "thread in another network namespace")
 		}
 	}
 	return out

@@ -97,20 +97,3 @@ func TestLeftPinFailsTheTestAndIsRemoved(t *testing.T) {
 		t.Errorf("pin is still there: %v", err)
 	}
 }
-
-func TestNoLeaksSeesADescriptor(t *testing.T) {
-	testenv.Privileged(t)
-	rec := &recorder{TB: t}
-	var f *os.File
-	t.Cleanup(func() { // after NoLeaks has looked
-		f.Close()
-		if len(rec.errors) == 0 {
-			t.Error("a left descriptor went unnoticed")
-		}
-	})
-	testenv.NoLeaks(rec)
-	var err error
-	if f, err = os.Open("/etc/passwd"); err != nil {
-		t.Fatal(err)
-	}
-}
