@@ -218,6 +218,7 @@ func startConsul(t *testing.T) *consulServer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = c.Run(t.Context()) }) // it ends at once, and with it the connections
 	return &consulServer{Server: s, binary: lone.Consul(t), catalog: c}
 }
 

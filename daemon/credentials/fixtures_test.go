@@ -10,14 +10,13 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const boot = "this-boot"
 

@@ -10,15 +10,14 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 // host is a registry and what a host says of itself.
 type host struct {

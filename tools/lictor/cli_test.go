@@ -23,13 +23,14 @@ import (
 	"github.com/lictor-mesh/lictor/kernel"
 	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/state/journal"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // today is when every script runs.
 var today = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(testenv.Checked(m), map[string]func(){
 		"lictor": func() {
 			ctx, settle := interruptible()
 			env := scriptEnvironment()

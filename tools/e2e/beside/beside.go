@@ -26,6 +26,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // Options of [Main]. The zero value runs all tests beside each other.
@@ -50,7 +52,7 @@ func Main(m *testing.M, o Options) {
 	one := os.Getenv(marker) != "" || os.Geteuid() != 0
 	flag.Visit(func(f *flag.Flag) { one = one || slices.Contains(whole, f.Name) })
 	if one {
-		os.Exit(m.Run())
+		testenv.Main(m)
 	}
 	r := runner{out: os.Stdout, flags: flagsForOne(), verbose: testing.Verbose(), until: deadline()}
 	names, err := list()
