@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -121,7 +120,6 @@ func (j *Journal) publish(records []record, bodies []state.Body, heads map[uint6
 	for proxy, seq := range heads {
 		j.heads[proxy] = seq
 	}
-	j.commits++
 	if !j.closed {
 		close(j.appended)
 		j.appended = make(chan struct{})
@@ -178,13 +176,4 @@ func (j *Journal) writable() error {
 		return ErrReadOnly
 	}
 	return j.broken
-}
-
-// Err returns ErrBroken with its cause once the journal takes no more writes,
-// else nil.
-func (j *Journal) Err() error {
-	if err := j.writable(); errors.Is(err, ErrBroken) {
-		return err
-	}
-	return nil
 }

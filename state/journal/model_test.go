@@ -85,7 +85,7 @@ func (m *model) Append(t *rapid.T) {
 
 func (m *model) AppendToAFullDisk(t *rapid.T) {
 	m.t = t
-	m.fault = &os.PathError{Op: "write", Path: "journal.db", Err: syscall.ENOSPC}
+	m.fault = errFull
 	if _, err := m.j.Append(m.bodies()...); !errors.Is(err, journal.ErrFull) {
 		t.Fatalf("append: %v", err)
 	}

@@ -83,8 +83,7 @@ type Journal struct {
 	snapshots []uint64          // in order
 	heads     map[uint64]uint64 // by hashID: the last event retained
 	snapTime  time.Time         // when the newest snapshot was made, or the journal opened
-	commits   uint64
-	broken    error // ErrBroken and why, or nil
+	broken    error             // ErrBroken and why, or nil
 	closed    bool
 	appended  chan struct{} // closed and replaced at each append, and closed for good by Close
 }

@@ -256,9 +256,7 @@ type Stats struct {
 	FirstTime   time.Time // of the oldest event, zero when there is none
 	LastTime    time.Time // of the newest event, zero when there is none
 	Snapshots   []uint64  // sequence numbers, in order
-	Commits     uint64    // appends since it was opened
 	Bytes       int64     // size of the file
-	Err         error     // ErrBroken with its cause, or nil
 }
 
 // Meta returns what the journal says of itself.
@@ -273,7 +271,7 @@ func (j *Journal) Stats() Stats {
 	j.mu.Lock()
 	s := Stats{
 		Meta: j.meta, First: j.first, Last: j.last, FirstTime: j.firstTime, LastTime: j.lastTime,
-		Snapshots: slices.Clone(j.snapshots), Commits: j.commits, Err: j.broken,
+		Snapshots: slices.Clone(j.snapshots),
 	}
 	j.mu.Unlock()
 	s.Bytes = fileBytes(j.path)
