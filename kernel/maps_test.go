@@ -119,8 +119,10 @@ func TestDamagedEntriesDenyAndAreSeen(t *testing.T) {
 	for name, harm := range map[string]func(*lictorVip){
 		"another server":  func(w *lictorVip) { w.Ranked[0].Addr = addrWords(netip.MustParseAddr("127.0.0.2")) },
 		"another owner":   func(w *lictorVip) { w.OwnerKind = uint8(OwnerAny) },
-		"another key":     func(w *lictorVip) { w.Key.Port++ },
-		"a generation":    func(w *lictorVip) { w.Gen++ },
+		"another address": func(w *lictorVip) { w.Key.Addr[3]++; w.Sum = vipSum(w) }, // all of another entry
+		"another port":    func(w *lictorVip) { w.Key.Port++; w.Sum = vipSum(w) },
+		"another proto":   func(w *lictorVip) { w.Key.Proto++; w.Sum = vipSum(w) },
+		"a generation":    func(w *lictorVip) { w.GenLast++ },
 		"the sum":         func(w *lictorVip) { w.Sum++ },
 		"too many":        func(w *lictorVip) { w.N = 200; w.Sum = vipSum(w) },
 		"a slot too high": func(w *lictorVip) { w.Slot = 1 << 20; w.Sum = vipSum(w) },
