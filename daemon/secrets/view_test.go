@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/daemon/process"
@@ -19,7 +18,7 @@ import (
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { testenv.Main(m) }
 
 const (
 	boot   = "this-boot"
