@@ -163,6 +163,7 @@ func TestConfigErrors(t *testing.T) {
 		"template: no cluster":     {map[string]any{keyTemplate: "{}"}, keyTemplate, "no cluster named {{ .LocalAgentClusterName }}"},
 		"template: another stream": {map[string]any{keyTemplate: strings.ReplaceAll(customTemplate, `"envoy_grpc": {"cluster_name": "{{ .LocalAgentClusterName }}"}`, `"envoy_grpc": {"cluster_name": "mine"}`)}, keyTemplate, "ads_config that does not go"},
 		"template: no Envoy":       {map[string]any{keyTemplate: strings.ReplaceAll(customTemplate, `"node":`, `"nod":`)}, keyTemplate, `unknown field "nod"`},
+		"template: huge":           {map[string]any{keyTemplate: strings.Repeat("{{if .}}", 600_000)}, keyTemplate, "it has 4800000 bytes"},
 		"template: endless":        {map[string]any{keyTemplate: `{{ range 1000000000 }}x{{ end }}`}, keyTemplate, "a loop over 1000000000 is not allowed"},
 		"template: deep":           {map[string]any{keyTemplate: `{{ range .AdminAccessLogConfig }}{{ range $.AdminAccessLogConfig }}{{ end }}{{ end }}`}, keyTemplate, "a loop within a loop"},
 		"template: itself":         {map[string]any{keyTemplate: `{{ define "x" }}{{ template "x" }}{{ end }}{{ template "x" }}`}, keyTemplate, "templates inside"},

@@ -56,8 +56,13 @@ type grpcArgs struct {
 	AgentSocket  string // always ""
 }
 
-// maxTemplated bounds what a template may write.
-const maxTemplated = 4 << 20
+const (
+	// maxTemplate bounds a template: the parser calls itself for each branch, and
+	// a stack that overflows is the end of the process. Consul's own takes 10 kB.
+	maxTemplate = 256 << 10
+	// maxTemplated bounds what it may write.
+	maxTemplated = 4 << 20
+)
 
 // fromTemplate is the bootstrap of the central configuration's own template, in
 // which the way to Consul is put right.
@@ -212,6 +217,9 @@ func object(in map[string]any, keys ...string) map[string]any {
 // process busy, or fill its memory: a template is written by whoever may change
 // one service, and runs where the tokens of all are.
 func parseTemplate(text string) (*template.Template, error) {
+	if len(text) > maxTemplate {
+		return nil, fmt.Errorf("it has %d bytes; at most %d are allowed", len(text), maxTemplate)
+	}
 	refused := func(name string) func(...any) (string, error) {
 		return func(...any) (string, error) { return "", fmt.Errorf("%s is not allowed", name) }
 	}

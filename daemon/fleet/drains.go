@@ -207,19 +207,16 @@ func parseDrains(pairs []catalog.KVPair) map[string]drain {
 	return found
 }
 
-// tidy makes words from elsewhere fit for the journal and for a terminal.
+// tidy makes words from elsewhere fit for the journal and for a terminal. Of
+// long ones it looks at the beginning alone: Consul takes half a megabyte.
 func tidy(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
 			return -1
 		}
 		return r
-	}, strings.ToValidUTF8(s, ""))
-	for len(s) > maxBy {
-		runes := []rune(s)
-		s = string(runes[:len(runes)-1])
-	}
-	return s
+	}, strings.ToValidUTF8(s[:min(len(s), 4*maxBy)], ""))
+	return strings.ToValidUTF8(s[:min(len(s), maxBy)], "")
 }
 
 // keep makes what is in force on this host what is wanted, until ctx ends. It
