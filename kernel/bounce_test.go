@@ -101,6 +101,49 @@ func TestBounces(t *testing.T) {
 	}
 }
 
+// A connection that outlived the window forgives what was, unless its server,
+// though it was asked, never said a word.
+func TestAServerThatNeverAnsweredHasFailed(t *testing.T) {
+	quiet, curt := say(0), say(1)
+	for _, c := range []struct {
+		name   string
+		server func(net.Conn)
+		asks   string
+		end    func(*rig, net.Conn)
+		held   HoldReason // afterwards; HoldBounced is what it was before
+	}{
+		{"asked", quiet, "x", func(_ *rig, c net.Conn) { c.Close() }, HoldFailed},
+		{"asked, and we close it", quiet, "x", func(r *rig, _ net.Conn) { r.destroyOnly() }, HoldBounced},
+		{"asked, and it answers", curt, "x", func(r *rig, c net.Conn) { hear1(r.t, c, 1); c.Close() }, HoldNone},
+		{"not asked", quiet, "", func(_ *rig, c net.Conn) { c.Close() }, HoldNone},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, func(cfg *Config) { cfg.BounceWindow = time.Millisecond })
+			s := r.serve(1, "127.0.0.1:0", c.server)
+			r.put(vip4, s.Backend)
+			r.hold(5, 1, HoldBounced)
+			conn, err := r.dial(vip4)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, c.asks); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(20 * time.Millisecond)
+			c.end(r, conn)
+			r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1})
+			held := HoldNone
+			if holds := must(r.k.VIPState(5)).Holds; len(holds) == 1 {
+				held = holds[0].Reason
+			}
+			if held != c.held {
+				t.Errorf("held for %v, want %v", held, c.held)
+			}
+		})
+	}
+}
+
 // Whoever answers a SYN is there, but need not have room.
 func TestAnAnswerForgivesAFailure(t *testing.T) {
 	for _, c := range []struct {

@@ -86,11 +86,14 @@ const (
 )
 
 type lictorInflightWords struct {
-	_    structs.HostLayout
-	At   uint64
-	Task uint64
-	To   lictorBackend
-	Pad  uint32
+	_        structs.HostLayout
+	At       uint64
+	Task     uint64
+	CgroupId uint64
+	Netns    uint64
+	Vip      lictorVipKey
+	To       lictorBackend
+	Comm     [16]int8
 }
 
 type lictorLatency struct {

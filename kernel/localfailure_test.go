@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-mesh/lictor/kernel/cgroup"
 )
 
 func TestLocalFailure(t *testing.T) {
@@ -38,7 +40,8 @@ func TestLocalFailure(t *testing.T) {
 				t.Errorf("second server counted %+v", c)
 			}
 			e := events.want(EventFailedLocal)
-			if e.Slot != 1 || e.Server != nowhere.Addr || e.VIP != vip4 || e.PID != uint32(os.Getpid()) {
+			if e.Slot != 1 || e.Server != nowhere.Addr || e.VIP != vip4 || e.VIPSlot != 5 || e.PID != uint32(os.Getpid()) ||
+				e.CgroupID != must(cgroup.ID(r.cfg.Cgroup)) || e.Netns != r.cookie || e.Comm == "" {
 				t.Errorf("event %+v", e)
 			}
 			events.stop()

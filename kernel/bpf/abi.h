@@ -161,12 +161,15 @@ _Static_assert(sizeof(struct vip_words) == 232, "vip_words");
  * word and another version's sockops clears it.
  */
 struct inflight_words {
-	__u64 at;   /* ns; 0: none */
-	__u64 task; /* bpf_get_current_pid_tgid() of it */
+	__u64 at;	 /* ns; 0: none */
+	__u64 task;	 /* bpf_get_current_pid_tgid() of it */
+	__u64 cgroup_id; /* likewise */
+	__u64 netns;	 /* cookie */
+	struct vip_key vip;
 	struct backend to;
-	__u32 pad;
+	char comm[16];
 };
-_Static_assert(sizeof(struct inflight_words) == 40, "inflight_words");
+_Static_assert(sizeof(struct inflight_words) == 88, "inflight_words");
 
 struct server_words {
 	__u64 refused_at; /* ns; last reset in answer to a SYN, 0 once one is answered */

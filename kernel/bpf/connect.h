@@ -92,16 +92,14 @@ static __always_inline int untouched(struct bpf_sock_addr *ctx, const __be32 *ad
  * flight until TCP takes it up: found there by the same thread, which cannot be
  * in two connects, or long after, it has failed.
  */
-static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vip_key *key,
-				      __u32 vip_slot, struct inflight_words *f, __u64 now)
+static __noinline void check_inflight(__u32 vip_slot, struct inflight_words *f, __u64 now)
 {
-	__u64 at = f->at, task = f->task;
-	bool mine = task == bpf_get_current_pid_tgid();
+	__u64 at = f->at;
 	struct event *e;
 
 	if (!at)
 		return;
-	if (!mine && at + INFLIGHT_NS > now)
+	if (f->task != bpf_get_current_pid_tgid() && at + INFLIGHT_NS > now)
 		return;
 	f->at = 0;
 	hold_down(vip_slot, f->to.slot, at, HOLD_FAILED);
@@ -109,12 +107,12 @@ static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vi
 	e = event_new(EVENT_FAILED_LOCAL, now);
 	if (!e)
 		return;
-	if (mine)
-		event_caller(e, ctx);
-	else
-		e->pid = task >> 32;
-	copy_addr(e->vip_addr, key->addr);
-	e->vip_port = key->port;
+	e->pid = f->task >> 32;
+	e->cgroup_id = f->cgroup_id;
+	e->netns = f->netns;
+	__builtin_memcpy(e->comm, f->comm, sizeof(e->comm));
+	copy_addr(e->vip_addr, f->vip.addr);
+	e->vip_port = f->vip.port;
 	e->vip_slot = vip_slot;
 	e->server_slot = f->to.slot;
 	copy_addr(e->server_addr, f->to.addr);
@@ -122,14 +120,19 @@ static __noinline void check_inflight(struct bpf_sock_addr *ctx, const struct vi
 	event_send(e);
 }
 
-static __always_inline void note_inflight(struct inflight_words *f, const struct caller *by,
-					  const struct backend *to, __u64 now)
+static __always_inline void note_inflight(struct inflight_words *f, const struct vip_key *key,
+					  const struct backend *to, const struct caller *by,
+					  const struct sock_info *s)
 {
 	if (!f)
 		return;
 	f->task = by->task;
+	f->cgroup_id = s->cgroup_id;
+	f->netns = s->netns;
+	f->vip = *key;
 	f->to = *to;
-	f->at = now;
+	__builtin_memcpy(f->comm, s->comm, sizeof(f->comm));
+	f->at = s->t_connect;
 }
 
 static __always_inline int set_opt(struct bpf_sock_addr *ctx, int level, int opt, int value)
@@ -154,15 +157,15 @@ static __always_inline void set_timeouts(struct bpf_sock_addr *ctx)
 		count(REASON_SOCKOPT);
 }
 
-/* Note the redirect on the socket, for sockops and getpeername. */
-static __always_inline bool track(struct bpf_sock_addr *ctx, const struct vip_key *key,
-				  const struct vip *v, const struct caller *by,
-				  const struct backend *b, __u64 now)
+/* Note the redirect on the socket, for sockops and getpeername. NULL: no memory. */
+static __always_inline struct sock_info *track(struct bpf_sock_addr *ctx, const struct vip_key *key,
+					       const struct vip *v, const struct caller *by,
+					       const struct backend *b, __u64 now)
 {
 	struct sock_info *s = bpf_sk_storage_get(&socks, ctx->sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
 
 	if (!s)
-		return false;
+		return NULL;
 	s->version = SOCK_VERSION;
 	s->server_slot = b->slot;
 	s->server_port = b->port;
@@ -180,7 +183,7 @@ static __always_inline bool track(struct bpf_sock_addr *ctx, const struct vip_ke
 	s->bytes_in = 0;
 	s->bytes_out = 0;
 	s->phase = PHASE_REDIRECTED;
-	return true;
+	return s;
 }
 
 /* With TCP_FASTOPEN_CONNECT the SYN may wait for the first write, in any later call. */
@@ -198,6 +201,7 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 	__u64 now = bpf_ktime_get_ns();
 	struct inflight_words *f;
 	struct vip_words *st;
+	struct sock_info *s;
 	struct caller by;
 	struct counters *srv;
 	enum reason reason;
@@ -218,18 +222,19 @@ static __always_inline int redirect(struct bpf_sock_addr *ctx, const struct vip_
 
 	f = inflight_of(v.slot);
 	if (f && f->at)
-		check_inflight(ctx, key, v.slot, f, now);
+		check_inflight(v.slot, f, now);
 	if (choose(st, &v, now, out) && must_wait(st, &v, out->slot, now))
 		return deny(ctx, key, REASON_WAITING, v.slot);
 
 	st->last_slot = out->slot;
 	st->last_at = now;
 	by.task = bpf_get_current_pid_tgid();
-	if (track(ctx, key, &v, &by, out, now)) {
+	s = track(ctx, key, &v, &by, out, now);
+	if (s) {
 		srv = counters_of(out->slot);
 		COUNT(srv, st, redirected, 1);
 		if (!syn_may_wait(ctx))
-			note_inflight(f, &by, out, now);
+			note_inflight(f, key, out, &by, s);
 	} else {
 		/* Fails open: without memory a proxy still gets its server. */
 		count(REASON_UNTRACKED);

@@ -230,6 +230,10 @@ static __always_inline void tcp_bytes(struct bpf_sock_ops *ctx, struct sock_info
  *                     client_ends()
  *   CLOSE, ECONNABORTED  we destroyed it
  *   CLOSE, other      nobody answered (ETIMEDOUT), or ICMP said why
+ *
+ * Of a server that is stopped, or dead above TCP, the kernel still takes connections
+ * and what is sent on them. One that was asked and never said a word has failed,
+ * however patient its client was.
  */
 static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_info *s,
 				       struct bpf_sock *sk, __u64 now, __u32 state)
@@ -241,22 +245,24 @@ static __always_inline void tcp_closed(struct bpf_sock_ops *ctx, struct sock_inf
 	bool young = elapsed(s->t_established, now) < bounce_window_ns;
 	bool aborted = state == BPF_TCP_CLOSE && (err ? err == ECONNABORTED : client_ends(tp));
 	bool lost = state == BPF_TCP_CLOSE && err && !aborted && err != ECONNRESET;
-	bool bounced;
+	bool ours, unheard, bounced;
 
 	s->phase = state == BPF_TCP_CLOSE ? PHASE_NONE : PHASE_CLOSING;
 	tcp_bytes(ctx, s, tp, st, srv);
-	bounced = young && s->bytes_in < bounce_bytes && !aborted &&
-		  !(state == BPF_TCP_FIN_WAIT1 && exiting());
+	/* An end that the client chose says nothing about the server. */
+	ours = aborted || (state == BPF_TCP_FIN_WAIT1 && exiting());
+	unheard = s->bytes_out && !s->bytes_in;
+	bounced = !ours && young && s->bytes_in < bounce_bytes;
 	/* Closed before bounced: a reader never sees more bounces than ends. */
 	COUNT(srv, st, closed, 1);
 	if (bounced)
 		COUNT(srv, st, bounced, 1);
 	if (st) {
-		if (lost) {
+		if (lost || (unheard && !young && !ours)) {
 			hold_down(s->vip_slot, s->server_slot, now, HOLD_FAILED);
 		} else if (bounced) {
 			hold_down(s->vip_slot, s->server_slot, now, HOLD_BOUNCED);
-		} else if (!aborted && (!young || s->bytes_in >= bounce_bytes)) {
+		} else if (!aborted && !unheard && (!young || s->bytes_in >= bounce_bytes)) {
 			tcp_served(s, now);
 		}
 	}
