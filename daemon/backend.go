@@ -30,8 +30,9 @@ func (b backend) Deregister(ctx context.Context, caller server.Caller, id string
 }
 
 // allow refuses whoever is neither root nor in the owner's network namespace.
-func (b backend) allow(caller server.Caller) func(state.Owner) error {
-	return func(o state.Owner) error {
+func (b backend) allow(caller server.Caller) func(*state.Proxy) error {
+	return func(p *state.Proxy) error {
+		o := p.Owner
 		own := o.Kind == state.OwnerNetns && o.ID == caller.NetnsCookie && reconcile.Resolved(o, b.resolver.BootID)
 		if caller.UID == 0 || own {
 			return nil

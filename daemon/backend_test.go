@@ -254,7 +254,7 @@ func TestWhoMayDeregister(t *testing.T) {
 		"a cgroup with that id":    {user, cgroup, false},
 		"anybody's, by a user":     {user, state.Owner{Kind: state.OwnerAny}, false},
 	} {
-		if err := b.allow(tc.caller)(tc.owner); (err == nil) != tc.may || err != nil && !errors.Is(err, server.ErrForbidden) {
+		if err := b.allow(tc.caller)(&state.Proxy{Registration: state.Registration{Owner: tc.owner}}); (err == nil) != tc.may || err != nil && !errors.Is(err, server.ErrForbidden) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

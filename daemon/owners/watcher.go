@@ -27,8 +27,8 @@ const (
 // Registry is what the watcher needs of the registry.
 type Registry interface {
 	Snapshot(ctx context.Context) (registry.Snapshot, error)
-	Change(ctx context.Context, c state.ProxyChanged) error
-	Deregister(ctx context.Context, id string, reason state.LeaveReason, allow func(state.Owner) error) error
+	Change(ctx context.Context, c state.ProxyChanged, allow func(*state.Proxy) error) error
+	Deregister(ctx context.Context, id string, reason state.LeaveReason, allow func(*state.Proxy) error) error
 }
 
 // Watcher keeps owners resolved, and reaps the proxies of those that are gone.
@@ -96,8 +96,8 @@ func (w *Watcher) resolve(ctx context.Context, proxies []*state.Proxy, thorough 
 		if err != nil || owner == p.Owner {
 			continue // not there; reap counts how long
 		}
-		if err := w.registry.Change(ctx, state.ProxyChanged{ID: p.ID, Owner: &owner}); err != nil {
-			if ctx.Err() == nil {
+		if err := w.registry.Change(ctx, state.ProxyChanged{ID: p.ID, Owner: &owner}, registry.Still(p)); err != nil {
+			if ctx.Err() == nil && !errors.Is(err, registry.ErrReplaced) {
 				w.log.Warn("owner not changed, next try in a second", "proxy", p.ID, "err", err)
 			}
 			continue
@@ -129,21 +129,12 @@ func (w *Watcher) reap(ctx context.Context, proxies []*state.Proxy, now time.Dur
 		if now-since[p.ID] < w.goneFor {
 			continue
 		}
-		still := func(o state.Owner) error {
-			if o != p.Owner {
-				return errReplaced
-			}
-			return nil
-		}
-		switch err := w.registry.Deregister(ctx, p.ID, state.LeaveOwnerGone, still); {
+		switch err := w.registry.Deregister(ctx, p.ID, state.LeaveOwnerGone, registry.Still(p)); {
 		case err == nil:
 			w.log.Info("proxy reaped: its owner is gone from the host", "proxy", p.ID, "gone_s", int((now - since[p.ID]).Seconds()))
-		case !errors.Is(err, errReplaced) && ctx.Err() == nil:
+		case !errors.Is(err, registry.ErrReplaced) && ctx.Err() == nil:
 			w.log.Warn("proxy not reaped, next try in ten seconds", "proxy", p.ID, "err", err)
 		}
 	}
 	w.since = since
 }
-
-// errReplaced: the owner changed between the look and the reaping.
-var errReplaced = errors.New("owner replaced meanwhile")

@@ -18,7 +18,7 @@ import (
 type world struct {
 	s      state.State
 	reaped []string
-	// replaced is the owner that a proxy has got when it is to be reaped.
+	// replaced is the owner that a proxy has got when it is to be reaped or changed.
 	replaced *state.Owner
 }
 
@@ -26,17 +26,25 @@ func (w *world) Snapshot(context.Context) (registry.Snapshot, error) {
 	return registry.Snapshot{State: w.s.Clone()}, nil
 }
 
-func (w *world) Change(_ context.Context, c state.ProxyChanged) error {
+// now is a proxy as it is by the time that the registry is called.
+func (w *world) now(id string) *state.Proxy {
+	p := *w.s.Proxies[id]
+	if w.replaced != nil {
+		p.Owner = *w.replaced
+	}
+	return &p
+}
+
+func (w *world) Change(_ context.Context, c state.ProxyChanged, allow func(*state.Proxy) error) error {
+	if err := allow(w.now(c.ID)); err != nil {
+		return err
+	}
 	w.s = state.Fold(w.s, state.Event{Body: c})
 	return nil
 }
 
-func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, allow func(state.Owner) error) error {
-	owner := w.s.Proxies[id].Owner
-	if w.replaced != nil {
-		owner = *w.replaced
-	}
-	if err := allow(owner); err != nil {
+func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, allow func(*state.Proxy) error) error {
+	if err := allow(w.now(id)); err != nil {
 		return err
 	}
 	if why != state.LeaveOwnerGone {

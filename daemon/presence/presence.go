@@ -29,8 +29,8 @@ const (
 // Registry is what a Watcher needs of the registry.
 type Registry interface {
 	Snapshot(ctx context.Context) (registry.Snapshot, error)
-	Change(ctx context.Context, c state.ProxyChanged) error
-	Deregister(ctx context.Context, id string, reason state.LeaveReason, allow func(state.Owner) error) error
+	Change(ctx context.Context, c state.ProxyChanged, allow func(*state.Proxy) error) error
+	Deregister(ctx context.Context, id string, reason state.LeaveReason, allow func(*state.Proxy) error) error
 }
 
 // Catalog is what a Watcher needs of the catalog.
@@ -85,6 +85,9 @@ func (w *Watcher) look(ctx context.Context, now time.Duration) {
 	}
 	nodes := map[catalog.Node][]*state.Proxy{}
 	for _, p := range snap.State.Proxies {
+		if p.Node == "" {
+			continue // adopted from the kernel: Consul's name of it is not known
+		}
 		n := catalog.Node{Name: p.Node, Namespace: p.Namespace, Partition: p.Partition}
 		nodes[n] = append(nodes[n], p)
 	}
@@ -119,7 +122,8 @@ func (w *Watcher) known(ctx context.Context, p *state.Proxy) {
 		return
 	}
 	yes := true
-	if err := w.registry.Change(ctx, state.ProxyChanged{ID: p.ID, Known: &yes}); err != nil && ctx.Err() == nil {
+	err := w.registry.Change(ctx, state.ProxyChanged{ID: p.ID, Known: &yes}, registry.Still(p))
+	if err != nil && !errors.Is(err, registry.ErrReplaced) && ctx.Err() == nil {
 		w.log.Warn("not recorded that Consul knows a proxy, next try soon", "proxy", p.ID, "err", err)
 	}
 }
@@ -131,23 +135,14 @@ func (w *Watcher) reap(ctx context.Context, now time.Duration, seen map[string]*
 		if now-since < w.missingFor {
 			continue
 		}
-		still := func(o state.Owner) error {
-			if o != seen[id].Owner {
-				return errReplaced
-			}
-			return nil
-		}
-		switch err := w.registry.Deregister(ctx, id, state.LeaveCatalogGone, still); {
+		switch err := w.registry.Deregister(ctx, id, state.LeaveCatalogGone, registry.Still(seen[id])); {
 		case err == nil:
 			w.log.Info("proxy reaped: Consul no longer knows it", "proxy", id, "missing_s", int((now - since).Seconds()))
-		case !errors.Is(err, errReplaced) && ctx.Err() == nil:
+		case !errors.Is(err, registry.ErrReplaced) && ctx.Err() == nil:
 			w.log.Warn("proxy not reaped, next try soon", "proxy", id, "err", err)
 		}
 	}
 }
-
-// errReplaced: the owner changed between the look and the reaping.
-var errReplaced = errors.New("owner replaced meanwhile")
 
 // complain says once what keeps the watcher from asking.
 func (w *Watcher) complain(ctx context.Context, problem string) {

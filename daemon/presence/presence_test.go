@@ -23,7 +23,7 @@ type world struct {
 	problem error    // of asking Consul
 	asked   []catalog.Node
 	reaped  []string
-	// replaced is the owner that a proxy has got when it is to be reaped.
+	// replaced is the owner that a proxy has got when it is to be reaped or changed.
 	replaced *state.Owner
 }
 
@@ -33,24 +33,32 @@ func (w *world) Snapshot(context.Context) (registry.Snapshot, error) {
 	return registry.Snapshot{State: w.s.Clone()}, nil
 }
 
-func (w *world) Change(_ context.Context, c state.ProxyChanged) error {
+// now is a proxy as it is by the time that the registry is called.
+func (w *world) now(id string) *state.Proxy {
+	p := *w.s.Proxies[id]
+	if w.replaced != nil {
+		p.Owner = *w.replaced
+	}
+	return &p
+}
+
+func (w *world) Change(_ context.Context, c state.ProxyChanged, allow func(*state.Proxy) error) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if err := allow(w.now(c.ID)); err != nil {
+		return err
+	}
 	w.s = state.Fold(w.s, state.Event{Body: c})
 	return nil
 }
 
-func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, allow func(state.Owner) error) error {
+func (w *world) Deregister(_ context.Context, id string, why state.LeaveReason, allow func(*state.Proxy) error) error {
 	if why != state.LeaveCatalogGone {
 		return errors.New("reaped for " + string(why))
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	owner := w.s.Proxies[id].Owner
-	if w.replaced != nil {
-		owner = *w.replaced
-	}
-	if err := allow(owner); err != nil {
+	if err := allow(w.now(id)); err != nil {
 		return err
 	}
 	w.s = state.Fold(w.s, state.Event{Body: state.ProxyDeregistered{ID: id, Reason: why}})

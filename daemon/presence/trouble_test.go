@@ -22,14 +22,14 @@ type sickly struct {
 
 var errSick = errors.New("the journal cannot be written")
 
-func (s *sickly) Change(ctx context.Context, c state.ProxyChanged) error {
+func (s *sickly) Change(ctx context.Context, c state.ProxyChanged, allow func(*state.Proxy) error) error {
 	if s.sick {
 		return errSick
 	}
-	return s.world.Change(ctx, c)
+	return s.world.Change(ctx, c, allow)
 }
 
-func (s *sickly) Deregister(ctx context.Context, id string, why state.LeaveReason, allow func(state.Owner) error) error {
+func (s *sickly) Deregister(ctx context.Context, id string, why state.LeaveReason, allow func(*state.Proxy) error) error {
 	if s.sick {
 		return errSick
 	}

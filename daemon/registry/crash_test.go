@@ -147,12 +147,12 @@ func (m *promises) register(h *host, req Request) {
 		h.t.Errorf("%s: told %s, which was given up %s ago", req.ID, vip, time.Since(left))
 	}
 	now := promised{registered: yes, vip: vip, owner: req.Owner.ID, admin: adminOf(req.Envoy)}
-	if req.Envoy == nil && was.registered != no {
-		switch was.owner {
-		case req.Owner.ID:
+	if req.Envoy == nil {
+		switch {
+		case was.registered == maybe, was.registered == yes && was.owner == 0:
+			now.admin = unclear // it may be new, or have been another's, and lost
+		case was.registered == yes && was.owner == req.Owner.ID:
 			now.admin = was.admin
-		case 0: // it may have been another's, and lost
-			now.admin = unclear
 		}
 	}
 	if got := adminOf(v.Envoy); now.admin != unclear && got != now.admin {

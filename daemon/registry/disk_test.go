@@ -27,7 +27,7 @@ func TestDiskFull(t *testing.T) {
 			"register":   func() error { _, err := h.register("c"); return err }(),
 			"deregister": h.r.Deregister(t.Context(), "a", state.LeaveOperator, nil),
 			"drain":      h.r.Drain(t.Context(), "s1", "uid 0", true),
-			"change":     h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Owner: &state.Owner{Kind: state.OwnerAny}}),
+			"change":     h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Owner: &state.Owner{Kind: state.OwnerAny}}, nil),
 		} {
 			if !errors.Is(err, ErrNotDurable) || !errors.Is(err, journal.ErrFull) {
 				t.Errorf("%s: %v", name, err)

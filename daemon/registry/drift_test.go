@@ -180,7 +180,7 @@ func TestReboot(t *testing.T) {
 			t.Errorf("new maps count as drift: %v", h.r.Drift())
 		}
 		owner := state.Owner{Kind: state.OwnerNetns, ID: 9000, BootID: h.boot}
-		if err := h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Owner: &owner}); err != nil {
+		if err := h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Owner: &owner}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if e := h.inForce("a"); e.Owner.Kind != kernel.OwnerNetns || e.Owner.ID != 9000 {

@@ -229,7 +229,7 @@ func (r *Registry) held(index uint32) (bool, error) {
 
 // Deregister ends a registration and returns when the VIP redirects no longer.
 // An absent proxy is success. allow refuses on behalf of the caller; nil allows.
-func (r *Registry) Deregister(ctx context.Context, id string, reason state.LeaveReason, allow func(state.Owner) error) error {
+func (r *Registry) Deregister(ctx context.Context, id string, reason state.LeaveReason, allow func(*state.Proxy) error) error {
 	return r.submit(ctx, &promise{
 		subject: id,
 		decide: func(*batch) ([]state.Body, error) {
@@ -238,7 +238,7 @@ func (r *Registry) Deregister(ctx context.Context, id string, reason state.Leave
 				return nil, nil
 			}
 			if allow != nil {
-				if err := allow(p.Owner); err != nil {
+				if err := allow(p); err != nil {
 					return nil, err
 				}
 			}
@@ -261,14 +261,31 @@ func (r *Registry) Release(ctx context.Context, id string, process state.Process
 	})
 }
 
-// Change replaces a proxy's owner, or records that Consul knows it. A proxy
-// that left meanwhile is success.
-func (r *Registry) Change(ctx context.Context, c state.ProxyChanged) error {
+// Still refuses for Change and Deregister what is no longer the registration that
+// was looked at, or has another owner by now: ErrReplaced.
+func Still(seen *state.Proxy) func(*state.Proxy) error {
+	return func(p *state.Proxy) error {
+		if p.Seq != seen.Seq || p.Owner != seen.Owner {
+			return ErrReplaced
+		}
+		return nil
+	}
+}
+
+// Change replaces a proxy's owner, or records that Consul knows it. A proxy that
+// left meanwhile is success. allow is as of Deregister.
+func (r *Registry) Change(ctx context.Context, c state.ProxyChanged, allow func(*state.Proxy) error) error {
 	return r.submit(ctx, &promise{
 		subject: c.ID,
 		decide: func(*batch) ([]state.Body, error) {
-			if r.s.Proxies[c.ID] == nil {
+			p := r.s.Proxies[c.ID]
+			if p == nil {
 				return nil, nil
+			}
+			if allow != nil {
+				if err := allow(p); err != nil {
+					return nil, err
+				}
 			}
 			return []state.Body{c}, nil
 		},

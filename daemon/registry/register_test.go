@@ -88,7 +88,7 @@ func TestRegisterConflicts(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			on(t, func(t *testing.T, h *host) {
 				v, known := h.mustRegister("a")[0], true
-				if err := h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Known: &known}); err != nil {
+				if err := h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Known: &known}, nil); err != nil {
 					t.Fatal(err)
 				}
 				req := request("a")
@@ -127,12 +127,48 @@ func TestRegisterFromWithin(t *testing.T) {
 	})
 }
 
+// What was looked at is not what is changed or ended when it is another by then,
+// also one with the same owner.
+func TestStill(t *testing.T) {
+	yes := true
+	mine := state.Owner{Kind: state.OwnerCgroup, ID: 8000, BootID: "boot-1"}
+	for name, between := range map[string]func(*testing.T, *host){
+		"registered anew": func(_ *testing.T, h *host) { h.mustDeregister("a"); h.mustRegister("a") },
+		"another owner": func(t *testing.T, h *host) {
+			if err := h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Owner: &mine}, nil); err != nil {
+				t.Error(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, func(t *testing.T, h *host) {
+				h.servers("s1")
+				h.mustRegister("a")
+				seen := h.snapshot().State.Proxies["a"]
+				between(t, h)
+				want := h.snapshot().State.Proxies["a"]
+				for what, err := range map[string]error{
+					"change":     h.r.Change(t.Context(), state.ProxyChanged{ID: "a", Known: &yes, Owner: &state.Owner{Kind: state.OwnerAny}}, Still(seen)),
+					"deregister": h.r.Deregister(t.Context(), "a", state.LeaveOwnerGone, Still(seen)),
+				} {
+					if !errors.Is(err, ErrReplaced) {
+						t.Errorf("%s: %v", what, err)
+					}
+				}
+				if p := h.snapshot().State.Proxies["a"]; p == nil || p.Owner != want.Owner || p.Known || p.Seq != want.Seq {
+					t.Errorf("it is %+v, want %+v", p, want)
+				}
+			})
+		})
+	}
+}
+
 func TestDeregister(t *testing.T) {
 	on(t, func(t *testing.T, h *host) {
 		h.servers("s1")
 		v := h.mustRegister("a")[0]
 		denied := errors.New("denied")
-		err := h.r.Deregister(t.Context(), "a", state.LeaveOperator, func(state.Owner) error { return denied })
+		err := h.r.Deregister(t.Context(), "a", state.LeaveOperator, func(*state.Proxy) error { return denied })
 		if !errors.Is(err, denied) {
 			t.Fatalf("Deregister: %v", err)
 		}

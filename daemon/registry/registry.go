@@ -57,6 +57,8 @@ var (
 	ErrNotRegistered = errors.New("not registered")
 	// ErrIdentity: the id is registered with another identity or owner.
 	ErrIdentity = errors.New("registered otherwise")
+	// ErrReplaced: the proxy was registered anew since it was looked at.
+	ErrReplaced = errors.New("registered anew meanwhile")
 	// ErrNotDurable: the journal did not take it, nothing was changed.
 	ErrNotDurable = errors.New("not journaled")
 	// ErrPoolFull: every VIP of the pools is taken or rests.

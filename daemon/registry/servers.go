@@ -73,6 +73,8 @@ func (r *Registry) Drain(ctx context.Context, id, by string, drained bool) error
 			case drained && is && fleetWide(was.By) && !fleetWide(by):
 				// The operator's own wish outlives the fleet's.
 				return []state.Body{state.ServerUndrained{ID: id, By: by}, state.ServerDrained{ID: id, By: by}}, nil
+			case !drained && is && fleetWide(by) && !fleetWide(was.By):
+				return nil, nil // it became the operator's since the fleet looked
 			case is == drained:
 				return nil, nil
 			case drained:
