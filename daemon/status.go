@@ -10,6 +10,7 @@ import (
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
+	"github.com/lictor-mesh/lictor/daemon/catalog"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/server"
 	"github.com/lictor-mesh/lictor/daemon/version"
@@ -128,7 +129,7 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 		st.Reasons[reason.String()] = n
 	}
 	st.Ring.Dropped = reasons[kernel.ReasonRingDropped]
-	b.consulStatus(&st)
+	consulStatus(&st, b.catalog.Status())
 	b.journalStatus(&st)
 	b.fleetStatus(&st)
 	b.processStatus(&st)
@@ -155,8 +156,10 @@ func hookAdvice(err error) string {
 // noPrefix is how a zero netip.Prefix prints.
 const noPrefix = "invalid Prefix"
 
-func (b backend) consulStatus(st *v1.Status) {
-	contact := b.catalog.Status()
+// consulStatus tells of the contact with Consul, and since when there is none: at
+// a start without it since that start, as what a lictord before this one had is
+// not known.
+func consulStatus(st *v1.Status, contact catalog.Status) {
 	st.Consul = v1.Consul{
 		Address: contact.Server, LastContact: contact.LastContact,
 		Errors: contact.Errors, LastError: contact.Problem,
@@ -164,10 +167,14 @@ func (b backend) consulStatus(st *v1.Status) {
 	if contact.Problem == "" {
 		return
 	}
-	st.Consul.NoContact = contact.Since
+	since, from := contact.Since, ""
+	if contact.LastContact.IsZero() {
+		since, from = st.Started, "lictord was started at "
+	}
+	st.Consul.NoContact = since
 	st.Problems = append(st.Problems, fmt.Sprintf(
-		"No contact with Consul since %s; servers that are known stay in force: %s",
-		contact.Since.Local().Format(time.DateTime), contact.Problem))
+		"No contact with Consul since %s%s; servers that are known stay in force: %s",
+		from, since.Local().Format(time.DateTime), contact.Problem))
 }
 
 func (b backend) journalStatus(st *v1.Status) {
