@@ -210,6 +210,7 @@ func wantOldest(t *testing.T, j *journal.Journal, oldest uint64, at time.Time) {
 // nothing is dropped, and nothing is kept of it.
 func TestSnapshotIsOneTransaction(t *testing.T) {
 	var fault error
+	var older state.State
 	commits := 0
 	c := newClock()
 	dir := t.TempDir()
@@ -218,6 +219,7 @@ func TestSnapshotIsOneTransaction(t *testing.T) {
 		Fault: func() error { commits++; return fault },
 	})
 	for n := uint32(1); n <= 50; n++ {
+		older = s.Clone()
 		s = state.Fold(s, mustAppend(t, j, registered(n))[0])
 		if n%10 == 0 && n < 50 {
 			if err := j.Snapshot(s); err != nil {
@@ -247,5 +249,13 @@ func TestSnapshotIsOneTransaction(t *testing.T) {
 	}
 	if commits != 1 {
 		t.Errorf("it took %d transactions", commits)
+	}
+	for _, nothingNew := range []state.State{s, older} {
+		if err := j.Snapshot(nothingNew); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if again := j.Stats(); commits != 1 || !slices.Equal(again.Snapshots, is.Snapshots) {
+		t.Errorf("states without news took %d transactions and left snapshots %v, not %v", commits-1, again.Snapshots, is.Snapshots)
 	}
 }
