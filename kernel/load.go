@@ -39,6 +39,10 @@ type Kernel struct {
 // on as it was until Attach. It returns ErrLocked, ErrNewer or ErrForeign, with
 // what was pinned left as it was.
 func Open(ctx context.Context, cfg Config) (*Kernel, error) {
+	// The newest thing that is required (5.14), and one that loading would not miss.
+	if err := haveSocketCookie(); err != nil {
+		return nil, fmt.Errorf("this kernel is too old, run Linux 5.15 or later: %w; lictor doctor tells more", err)
+	}
 	return thisVersion.open(ctx, cfg)
 }
 
@@ -56,10 +60,6 @@ func (v version) open(ctx context.Context, cfg Config) (_ *Kernel, err error) {
 	// Attach would find it out too, but with maps pinned that nobody needs.
 	if _, err := cgroup.ID(cfg.Cgroup); err != nil {
 		return nil, fmt.Errorf("%w; give a directory of the cgroup2 mount, or none for the whole host", err)
-	}
-	// The newest thing that is required (5.14), and one that loading would not miss.
-	if err := haveSocketCookie(); err != nil {
-		return nil, fmt.Errorf("this kernel is too old, run Linux 5.15 or later: %w; lictor doctor tells more", err)
 	}
 	k := &Kernel{version: v, cfg: cfg, log: cfg.Logger.With("component", "kernel"), former: map[string][]formerMap{}, wantRoot: wantRoot}
 	// Another start than the last one's: an entry's generation must not come again soon.

@@ -57,8 +57,8 @@ func newRigDetached(t testing.TB, change ...func(*Config)) *rig {
 		c(&cfg)
 	}
 	r := &rig{t: t, cfg: cfg, ns: testenv.Netns(t)}
-	r.cookie = must(r.ns.Cookie())
 	join(t, cfg.Cgroup)
+	r.cookie = r.netnsCookie()
 	r.open()
 	t.Cleanup(func() {
 		if err := errors.Join(r.k.Close(), Unload(cfg.BPFFS)); err != nil {
