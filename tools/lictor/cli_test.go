@@ -89,7 +89,8 @@ func TestScripts(t *testing.T) {
 
 // serveScript is a fake lictord for each script: it answers METHOD /v1/x/y with
 // the file api/METHOD_v1_x_y, as an error when that is a problem document, and
-// notes what it was asked in the file requests.
+// notes what it was asked in the file requests. An answer that is also there as
+// ….held does not end.
 func serveScript(env *testscript.Env) error {
 	dir, err := os.MkdirTemp("", "lictor-cli-")
 	if err != nil {
@@ -125,6 +126,10 @@ func serveScript(env *testscript.Env) error {
 			w.WriteHeader(problem.Status)
 		}
 		_, _ = w.Write(answer)
+		if _, err := os.Stat(filepath.Join(env.WorkDir, "api", name+".held")); err == nil {
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		}
 	})}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = server.Serve(l) }()

@@ -54,8 +54,8 @@ servers, which it asks the daemon for.
 }
 
 // completeProxies offers the ids of the proxies.
-func (a *app) completeProxies(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	return a.complete(c.Context(), args, prefix, func(ctx context.Context, client *v1.Client) (offers []string, err error) {
+func (a *app) completeProxies(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(c.Context(), args, func(ctx context.Context, client *v1.Client) (offers []string, err error) {
 		proxies, err := client.Proxies(ctx)
 		for _, p := range proxies {
 			offers = append(offers, cobra.CompletionWithDesc(p.ProxyID, clean(string(p.State))))
@@ -65,8 +65,8 @@ func (a *app) completeProxies(c *cobra.Command, args []string, prefix string) ([
 }
 
 // completeServers offers the ids of the servers.
-func (a *app) completeServers(c *cobra.Command, args []string, prefix string) ([]string, cobra.ShellCompDirective) {
-	return a.complete(c.Context(), args, prefix, func(ctx context.Context, client *v1.Client) (offers []string, err error) {
+func (a *app) completeServers(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return a.complete(c.Context(), args, func(ctx context.Context, client *v1.Client) (offers []string, err error) {
 		servers, err := client.Servers(ctx)
 		for _, s := range servers {
 			offers = append(offers, cobra.CompletionWithDesc(s.ID, serverState(s)))
@@ -77,7 +77,7 @@ func (a *app) completeServers(c *cobra.Command, args []string, prefix string) ([
 
 // complete offers what list finds for the first argument. Without a daemon
 // there is nothing to offer, and nothing to complain about to a prompt.
-func (a *app) complete(ctx context.Context, args []string, prefix string, list func(context.Context, *v1.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
+func (a *app) complete(ctx context.Context, args []string, list func(context.Context, *v1.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -92,11 +92,5 @@ func (a *app) complete(ctx context.Context, args []string, prefix string, list f
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	var fit []string
-	for _, offer := range offers {
-		if strings.HasPrefix(offer, prefix) {
-			fit = append(fit, offer)
-		}
-	}
-	return fit, cobra.ShellCompDirectiveNoFileComp
+	return offers, cobra.ShellCompDirectiveNoFileComp // the shell takes those that fit
 }

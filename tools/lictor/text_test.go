@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -136,5 +139,54 @@ func TestReadJournalGivesUp(t *testing.T) {
 				t.Errorf("%d events were shown", shown)
 			}
 		})
+	}
+}
+
+// However long a pager takes for a line, that is not lictord's doing.
+func TestReadJournalWaitsForItsReader(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	released := make(chan struct{})
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, `{"seq":1}`)
+		_ = http.NewResponseController(w).Flush()
+		<-released
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(l) }()
+	defer func() { server.Close(); <-done }()
+	now := today
+	a := &app{environment: environment{stderr: io.Discard, now: func() time.Time { return now }}, socket: socket}
+	err = a.readJournal(t.Context(), 0, func(v1.JournalEvent) error {
+		now = now.Add(time.Hour)
+		time.AfterFunc(2*progressEvery, func() { close(released) })
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// Whoever is woken by a lictord that hangs is told what still works.
+func TestStatusOfAStoppedLictord(t *testing.T) {
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var said bytes.Buffer
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	status := run(ctx, environment{
+		stdout: io.Discard, stderr: &said, now: time.Now,
+		getenv: func(name string) string { return map[string]string{"LICTOR_BPFFS": dir}[name] },
+	}, []string{"status", "--socket", filepath.Join(dir, "s")})
+	if got := said.String(); status != exitFailed || !strings.Contains(got, "is it stopped or overloaded?") ||
+		!strings.Contains(got, "Its hook is still in the kernel") {
+		t.Errorf("status %d, %s", status, got)
 	}
 }
