@@ -124,11 +124,16 @@ func final(err error) bool {
 // any order, so that hosts do not all ask the same. It is an error when none is
 // known.
 func (c *Catalog) serversToAsk() ([]string, error) {
-	c.targets.mu.Lock()
-	all := c.targets.all()
-	c.targets.mu.Unlock()
+	var all []string
+	if c.cfg.WatchDisabled { // no server is followed
+		all = c.grpcTargets()
+	} else {
+		c.targets.mu.Lock()
+		all = c.targets.all()
+		c.targets.mu.Unlock()
+	}
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-	if followed := c.Status().Server; followed != "" {
+	if followed := c.Status().Server; followed != "" && !c.cfg.WatchDisabled {
 		all = slices.DeleteFunc(all, func(a string) bool { return a == followed })
 		all = slices.Insert(all, 0, followed)
 	}

@@ -182,6 +182,15 @@ func TestLoginSecrets(t *testing.T) {
 	}
 }
 
+// Each of several addresses that are used as they were given is asked by itself.
+func TestLoginWithoutWatching(t *testing.T) {
+	c := knowing(t, TLS{Disabled: true}, newParamFake(t, nil), newParamFake(t, nil))
+	_, err := c.Login(t.Context(), LoginQuery{AuthMethod: "mesh", BearerToken: "bearer"})
+	if err == nil || !strings.Contains(err.Error(), "does not know logins over gRPC") { // so says the fake
+		t.Errorf("Login: %v", err)
+	}
+}
+
 func TestLoginNowhere(t *testing.T) {
 	c, err := New(Config{Addresses: "127.0.0.1", TLS: TLS{Disabled: true}, Dial: dialLoopback})
 	if err != nil {

@@ -100,17 +100,7 @@ func (c *Catalog) paramTargets(server netip.AddrPort) ([]string, error) {
 	if server.IsValid() {
 		return []string{server.String()}, nil
 	}
-	c.mu.Lock()
-	servers := c.last
-	c.mu.Unlock()
-	var all []string
-	for _, s := range servers {
-		addr := s.Addr4
-		if !addr.IsValid() {
-			addr = s.Addr6
-		}
-		all = append(all, netip.AddrPortFrom(addr, s.Port).String())
-	}
+	all := c.grpcTargets()
 	if len(all) == 0 {
 		why := "none has answered yet"
 		if p := c.Status().Problem; p != "" {
@@ -120,6 +110,21 @@ func (c *Catalog) paramTargets(server netip.AddrPort) ([]string, error) {
 	}
 	first := int(c.paramTurn.Add(1) % uint64(len(all)))
 	return append(all[first:], all[:first]...), nil
+}
+
+// grpcTargets are the gRPC addresses of the servers that are known.
+func (c *Catalog) grpcTargets() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []string
+	for _, s := range c.last {
+		addr := s.Addr4
+		if !addr.IsValid() {
+			addr = s.Addr6
+		}
+		all = append(all, netip.AddrPortFrom(addr, s.Port).String())
+	}
+	return all
 }
 
 // paramsFrom asks one server.
