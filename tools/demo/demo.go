@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -46,40 +45,61 @@ func run(ctx context.Context, env environment) int {
 	if ui.terminal() {
 		d.pause = 2 * time.Second
 	}
-	held, err := d.play(ctx, env.getenv("KEEP") != "")
+	keep := env.getenv("KEEP")
+	held, err := d.play(ctx, keep != "" && keep != "0")
+	interrupted := ctx.Err() != nil
+	left := d.takeAway()
 	ui.close()
-	switch {
-	case errors.Is(err, context.Canceled):
-		ui.print("demo: interrupted; everything is taken away")
-	case err != nil:
-		ui.print("demo: " + err.Error())
+	if last := farewell(interrupted, err, left); last != "" {
+		ui.print(last)
 	}
-	if err != nil || !held {
+	if err != nil || left != nil || !held {
 		return 1
 	}
 	return 0
 }
 
-// play builds the mesh, does the steps, and takes everything away.
+// farewell is the last line; "" when the summary has said it all.
+func farewell(interrupted bool, err, left error) string {
+	switch {
+	case left != nil:
+		return fmt.Sprintf("demo: not everything could be taken away: %v; what is left goes by: go run ./tools/testbed down", left)
+	case interrupted:
+		return "demo: interrupted; everything is taken away"
+	case err != nil:
+		return "demo: " + err.Error()
+	}
+	return ""
+}
+
+// takeAway removes all that play made.
+func (d *demo) takeAway() error {
+	if d.mesh == nil {
+		return nil
+	}
+	d.feed.say("demo     taking everything away")
+	return d.mesh.close()
+}
+
+// play builds the mesh and does the steps. What runs beside them has ended when
+// it returns; the mesh is there yet.
 func (d *demo) play(ctx context.Context, keep bool) (held bool, err error) {
-	d.ui.print("Lictor: three Consul servers, one lictord, nine Envoys. This takes half a minute.")
-	for _, part := range []func(context.Context) error{
-		func(ctx context.Context) error { _, err := binaries.Consul(ctx, d.ui); return err },
-		func(ctx context.Context) error { _, err := binaries.Envoy(ctx, d.ui); return err },
-	} {
-		if err := part(ctx); err != nil {
-			return false, err
-		}
+	length := "half a minute"
+	if d.pause > 0 {
+		length = "about a minute"
+	}
+	d.ui.print("Lictor: three Consul servers, one lictord, nine Envoys, in " + length + ".")
+	if _, err := binaries.Envoy(ctx, d.ui); err != nil {
+		return false, err
+	}
+	if _, err := binaries.Consul(ctx, d.ui); err != nil {
+		return false, err
 	}
 	b, err := bed.Open(bed.Options{Progress: d.ui})
 	if err != nil {
 		return false, err
 	}
 	d.mesh = &mesh{bed: b, members: newMembers()}
-	defer func() {
-		d.feed.say("demo     taking everything away")
-		err = errors.Join(err, d.mesh.close())
-	}()
 	ctx, cancel := context.WithCancel(ctx)
 	var background sync.WaitGroup
 	defer background.Wait()

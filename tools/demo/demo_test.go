@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
@@ -71,6 +73,11 @@ func TestEverythingHoldsInPlainLines(t *testing.T) {
 	if strings.ContainsAny(text, "\x1b\r") {
 		t.Error("there are control sequences in plain lines")
 	}
+	for line := range strings.Lines(text) { // of a terminal, all but the last column
+		if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > viewWidth {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
 }
 
 func TestALictordThatDoesNotStartFailsTheDemo(t *testing.T) {
@@ -104,5 +111,26 @@ func TestAnInterruptedDemoTakesEverythingAway(t *testing.T) {
 	}
 	if text := out.String(); !strings.Contains(text, "demo: interrupted") || strings.Contains(text, "✗") {
 		t.Errorf("it was interrupted, and nothing failed, but it says:\n%s", text)
+	}
+}
+
+func TestFarewell(t *testing.T) {
+	failed, busy := errors.New("no luck"), errors.New("cgroup is busy")
+	for _, test := range []struct {
+		name        string
+		interrupted bool
+		err, left   error
+		want        string // in it; "": nothing is said
+	}{
+		{"all held", false, nil, nil, ""},
+		{"failed", false, failed, nil, "demo: no luck"},
+		{"interrupted", true, context.Canceled, nil, "interrupted; everything is taken away"},
+		{"Ctrl-C after KEEP=1", true, nil, nil, "interrupted; everything is taken away"},
+		{"interrupted, and something is left", true, context.Canceled, busy, "cgroup is busy; what is left goes by: go run ./tools/testbed down"},
+	} {
+		got := farewell(test.interrupted, test.err, test.left)
+		if !strings.Contains(got, test.want) || test.want == "" && got != "" || test.left != nil && strings.Contains(got, "everything is taken") {
+			t.Errorf("%s: %q, want %q", test.name, got, test.want)
+		}
 	}
 }

@@ -37,7 +37,7 @@ func (s *scene) killServer(ctx context.Context) (finding, error) {
 	}
 	s.demo.feed.say("demo     kill -9 %s, which has %s", victim.Name, plural(len(hit), "stream"))
 	took, err := m.change(ctx, s.killed)
-	return finding{took.last(), fmt.Sprintf("%s had %d streams; the change came on other ones after %s", victim.Name, len(hit), took.of(hit))}, err
+	return finding{took.last(), fmt.Sprintf("%s had %d streams; the change came elsewhere after %s", victim.Name, len(hit), took.of(hit))}, err
 }
 
 func (s *scene) dropServer(ctx context.Context) (finding, error) {
@@ -167,7 +167,7 @@ func (s *scene) restartServer(ctx context.Context) (finding, error) {
 	if done.Server != s.victim.XDS() {
 		return finding{}, fmt.Errorf("a connect from %s went to %v, not to %s", who.name, done.Server, s.victim.Name)
 	}
-	return finding{took, fmt.Sprintf("%s has %d of 9 proxies, at their next connect; one from %s went there", s.victim.Name, len(placed), who.name)}, nil
+	return finding{took, fmt.Sprintf("%s has %d of 9 proxies at their next connect; one from %s came", s.victim.Name, len(placed), who.name)}, nil
 }
 
 // victim is the server whose end hurts most, but not the leader: after the

@@ -37,7 +37,7 @@ func (d *demo) script() []step {
 		{"HTTP requests go from web to api and from shop to stock", 20 * time.Second, true, d.startRequests},
 		{"a change of configuration reaches every Envoy", soon, false, on((*scene).change)},
 		{"a token replaced, the old deleted: a change reaches every Envoy", 10 * time.Second, false, on((*scene).rotateToken)},
-		{"kill -9 of a Consul server: a change made then reaches every Envoy", soon, false, on((*scene).killServer)},
+		{"kill -9 of a Consul server: a change then reaches every Envoy", soon, false, on((*scene).killServer)},
 		{"the catalog drops the server; requests had gone on", 20 * time.Second, false, on((*scene).dropServer)},
 		{"kill -9 of lictord: a new Envoy gets its configuration", 10 * time.Second, true, on((*scene).killLictor)},
 		{"while lictord is dead a change reaches all nine Envoys", soon, false, on((*scene).change)},
@@ -72,7 +72,7 @@ func (s *scene) startServers(ctx context.Context) (finding, error) {
 	if m.login, err = m.cluster.NewLogin(ctx, bed.LoginOptions{}); err != nil {
 		return finding{}, err
 	}
-	return finding{note: "the leader is " + leader.Name + "; who shows no certificate is turned away, who has no token may do nothing"}, nil
+	return finding{note: "the leader is " + leader.Name + "; TLS is mutual, and without a token nothing is allowed"}, nil
 }
 
 func (d *demo) startLictor(ctx context.Context) (finding, error) {
@@ -106,7 +106,7 @@ func (s *scene) startEnvoys(ctx context.Context) (finding, error) {
 	if err := m.fillCatalog(ctx); err != nil {
 		return finding{}, err
 	}
-	s.demo.feed.say("demo     %d more proxies are in the catalog, for room: a server takes 1.1 × proxies / servers", elsewhere)
+	s.demo.feed.say("demo     %d more in the catalog, so that any server has room for all", elsewhere)
 	took := make([]time.Duration, len(m.early()))
 	var all errgroup.Group
 	all.SetLimit(4) // there may be two cores only
