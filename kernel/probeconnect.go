@@ -19,6 +19,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/lictor-mesh/lictor/kernel/cgroup"
 	"github.com/lictor-mesh/lictor/kernel/netns"
 )
 
@@ -108,15 +109,14 @@ func (k *Kernel) probeVIP(ctx context.Context, vip netip.AddrPort, listen string
 		return "", fmt.Errorf("listen for it: %w", err)
 	}
 	defer l.Close()
-	remove, err := k.putProbe(vip, l.Addr().(*net.TCPAddr).AddrPort())
+	word := rand.Text()
+	child, owner, where, release := k.probeCommand(ctx, vip.String()+" "+word)
+	defer release()
+	remove, err := k.putProbe(vip, l.Addr().(*net.TCPAddr).AddrPort(), owner)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, remove()) }()
-
-	word := rand.Text()
-	child, where, release := k.probeCommand(ctx, vip.String()+" "+word)
-	defer release()
 	var out, errs bytes.Buffer
 	child.Stdout, child.Stderr = &out, &errs
 	if err := child.Run(); err != nil {
@@ -128,33 +128,46 @@ func (k *Kernel) probeVIP(ctx context.Context, vip netip.AddrPort, listen string
 	return where, hear(l, word)
 }
 
-// hear waits for the word on the connection that the probe made, which is in
-// the backlog or the probe went elsewhere.
+// hear looks for the word on the connection that the probe made, which is in the
+// backlog, or the probe went elsewhere. Others may have found the listener.
 func hear(l net.Listener, word string) error {
-	if err := l.(*net.TCPListener).SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return err
+	end := time.Now().Add(time.Second)
+	for {
+		if err := l.(*net.TCPListener).SetDeadline(end); err != nil {
+			return err
+		}
+		conn, err := l.Accept()
+		if err != nil {
+			return fmt.Errorf("the probe connected somewhere else: %w", err)
+		}
+		heard := says(conn, word)
+		conn.Close()
+		if heard {
+			return nil
+		}
 	}
-	conn, err := l.Accept()
-	if err != nil {
-		return fmt.Errorf("the probe connected somewhere else: %w", err)
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
-		return err
-	}
-	got := make([]byte, len(word))
-	if n, err := conn.Read(got); err != nil || string(got[:n]) != word {
-		return fmt.Errorf("somebody else connected (%q, %w)", got[:n], err)
-	}
-	return nil
 }
 
-// putProbe writes the probe's entry, for our own network namespace alone, and
-// forgets what a former probe left in the state of slot 0.
-func (k *Kernel) putProbe(vip, to netip.AddrPort) (remove func() error, err error) {
-	self, err := netns.Self()
-	if err != nil {
-		return nil, err
+// says tells whether a connection begins with the word. The probe has ended, so
+// that what it said is there.
+func says(conn net.Conn, word string) bool {
+	if err := conn.SetReadDeadline(time.Now().Add(5 * time.Millisecond)); err != nil {
+		return false
+	}
+	got := make([]byte, len(word))
+	n, err := conn.Read(got)
+	return err == nil && string(got[:n]) == word
+}
+
+// putProbe writes the probe's entry, for our own network namespace if it has no
+// owner, and forgets what a former probe left in the state of slot 0.
+func (k *Kernel) putProbe(vip, to netip.AddrPort, owner Owner) (remove func() error, err error) {
+	if owner == (Owner{}) {
+		self, err := netns.Self()
+		if err != nil {
+			return nil, err
+		}
+		owner = Owner{Kind: OwnerNetns, ID: self.Cookie}
 	}
 	if err := k.ResetVIP(0); err != nil {
 		return nil, err
@@ -163,9 +176,7 @@ func (k *Kernel) putProbe(vip, to netip.AddrPort) (remove func() error, err erro
 		return nil, fmt.Errorf("reset server slot 0: %w", err)
 	}
 	key := VIPKey{Addr: vip, Proto: ProtoTCP}
-	entry := vipWords(VIP{
-		Key: key, Owner: Owner{Kind: OwnerNetns, ID: self.Cookie}, Ranked: []Backend{{Addr: to}},
-	}, k.gen.Add(1))
+	entry := vipWords(VIP{Key: key, Owner: owner, Ranked: []Backend{{Addr: to}}}, k.gen.Add(1))
 	if err := k.objs.Vips.Put(entry.Key, entry); err != nil {
 		return nil, fmt.Errorf("write the probe's entry: %w", err)
 	}
@@ -175,22 +186,26 @@ func (k *Kernel) putProbe(vip, to netip.AddrPort) (remove func() error, err erro
 // probeCommand is this executable as the probe, in a new cgroup directly below
 // the hooked one: outside our own, and where only the hook's own cgroup and its
 // ancestors matter. Where no cgroup can be made the probe runs in ours, and
-// where says so.
-func (k *Kernel) probeCommand(ctx context.Context, target string) (child *exec.Cmd, where string, release func()) {
+// where says so. The owner of its VIP is that cgroup, so that nobody else is taken
+// for the probe or is refused in its place; zero where cgroups cannot be told apart.
+func (k *Kernel) probeCommand(ctx context.Context, target string) (child *exec.Cmd, owner Owner, where string, release func()) {
 	child = exec.CommandContext(ctx, "/proc/self/exe")
 	child.Env = []string{probeEnv + "=" + target}
 	removeLeft(k.cfg.Cgroup)
 	dir := filepath.Join(k.cfg.Cgroup, probeCgroup+strconv.Itoa(os.Getpid()))
 	err := os.Mkdir(dir, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
-		return child, fmt.Sprintf("lictord's own cgroup (%v)", err), func() {}
+		return child, owner, fmt.Sprintf("lictord's own cgroup (%v)", err), func() {}
 	}
 	f, err := os.Open(dir)
 	if err != nil {
-		return child, fmt.Sprintf("lictord's own cgroup (%v)", err), func() { removeCgroup(dir) }
+		return child, owner, fmt.Sprintf("lictord's own cgroup (%v)", err), func() { removeCgroup(dir) }
 	}
 	child.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}
-	return child, "a cgroup of its own", func() {
+	if info, err := cgroup.Stat(dir); err == nil && info.Level > 0 {
+		owner = Owner{Kind: OwnerCgroup, ID: info.ID, Level: info.Level}
+	}
+	return child, owner, "a cgroup of its own", func() {
 		f.Close()
 		removeCgroup(dir)
 	}

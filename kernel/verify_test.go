@@ -1,12 +1,14 @@
 package kernel
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/cilium/ebpf"
@@ -48,6 +50,51 @@ func TestVerify(t *testing.T) {
 				t.Errorf("the probe shows: %v, %v", vips, servers)
 			}
 		})
+	}
+}
+
+// Whoever else connects to the probe's VIP, or to its listener, does not make the
+// hook look as if it were not in effect.
+func TestVerifyAmongOthers(t *testing.T) {
+	r := newRig(t)
+	vip := netip.AddrPortFrom(r.cfg.Pool4.Addr(), probePort)
+	ctx, cancel := context.WithCancel(t.Context())
+	var others sync.WaitGroup
+	for range 2 {
+		others.Go(func() {
+			for ctx.Err() == nil {
+				if conn, err := net.Dial("tcp", vip.String()); err == nil {
+					conn.Close()
+					t.Error("a stranger's connect to the probe's VIP has arrived")
+				}
+			}
+		})
+	}
+	for range 8 {
+		if _, err := r.k.Verify(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	others.Wait()
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for _, says := range []string{"", "wrong", "word"} {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if _, err := conn.Write([]byte(says)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := hear(l, "word"); err != nil {
+		t.Error(err)
 	}
 }
 
