@@ -300,8 +300,9 @@ func TestEntries(t *testing.T) {
 	dual := node("dual", "10.0.0.1", 8502)
 	dual.Service.Address = "10.9.0.1"
 	dual.Service.TaggedAddresses = map[string]struct{ Address string }{"lan_ipv4": {"10.9.0.1"}, "lan_ipv6": {"fd00::1"}}
-	six := node("six", "fd00::6", 8502)
-	six.Node.TaggedAddresses = map[string]string{"lan_ipv4": "10.0.0.6", "wan_ipv4": "192.0.2.1"}
+	six := node("six", "fd00::7", 8502)
+	six.Node.TaggedAddresses = map[string]string{"lan_ipv4": "10.0.0.6", "wan_ipv4": "192.0.2.1", "lan_ipv6": "fd00::6"}
+	six.Service.Address = "fe80::6%eth0" // of that link only
 	bad := node("bad", "consul.example", 8502)
 	servers, unusable := parseEntries([]entry{six, dual, bad, node("closed", "10.0.0.3", -1)}, true, 0)
 	if len(servers) != 2 || fmt.Sprint(unusable) != "[bad closed]" {

@@ -62,7 +62,7 @@ func parseHost(s string) (host, error) {
 		return host{}, fmt.Errorf("%q: want an address or a DNS name, without a scheme or a path", s)
 	}
 	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
-		return host{name: a.String()}, nil
+		return host{name: a.String()}, notUsable(s, a)
 	}
 	name, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -75,7 +75,17 @@ func parseHost(s string) (host, error) {
 	if err != nil || n == 0 || name == "" {
 		return host{}, fmt.Errorf("%q: want host:port with a port from 1 to 65535", s)
 	}
-	return host{name: name, port: uint16(n)}, nil
+	a, _ := netip.ParseAddr(name) // or else it is a name
+	return host{name: name, port: uint16(n)}, notUsable(s, a)
+}
+
+// notUsable is an error for an address that cannot be a server's, as s names it.
+// The zero address is none.
+func notUsable(s string, a netip.Addr) error {
+	if a.IsValid() && !usable(a.Unmap()) {
+		return fmt.Errorf("%q is no server's address", s)
+	}
+	return nil
 }
 
 // lookup is the system's resolver.
@@ -106,8 +116,9 @@ func (c *Catalog) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 		var err error
 		if addrs[0], err = netip.ParseAddr(h.name); err != nil {
 			addrs, err = c.cfg.Lookup(ctx, h.name)
+			addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !usable(a.Unmap()) })
 			if err == nil && len(addrs) == 0 {
-				err = errors.New("no address")
+				err = errors.New("no address that a server can have")
 			}
 			if err != nil {
 				errs = append(errs, &Problem{
@@ -118,7 +129,7 @@ func (c *Catalog) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 		}
 		for _, a := range addrs {
 			ap := netip.AddrPortFrom(a.Unmap(), cmp.Or(h.port, port))
-			if a.IsValid() && !slices.Contains(all, ap) {
+			if !slices.Contains(all, ap) {
 				all = append(all, ap)
 			}
 		}
@@ -194,8 +205,8 @@ func (c *Catalog) found(addrs []netip.AddrPort) {
 	for i, ap := range addrs {
 		names[i] = ap.String()
 	}
+	c.targets.setOperator(names)
 	if !c.cfg.WatchDisabled {
-		c.targets.setOperator(names)
 		select {
 		case c.resolved <- struct{}{}:
 		default:

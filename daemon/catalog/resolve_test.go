@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -113,13 +114,16 @@ func TestExecHangs(t *testing.T) {
 
 func TestWatchDisabled(t *testing.T) {
 	var mu sync.Mutex
-	answer, fail := []netip.Addr{netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("fd00::1")}, error(nil)
+	// The others are no servers': a resolver that blocks a name may say 0.0.0.0.
+	answer, fail := []netip.Addr{
+		netip.MustParseAddr("0.0.0.0"), netip.MustParseAddr("10.1.0.1"), netip.MustParseAddr("fd00::1"), netip.MustParseAddr("fe80::1%lo"),
+	}, error(nil)
 	c := start(t, Config{
 		Addresses: "lb.example,[fd00::9]:9000", WatchDisabled: true, TLS: TLS{Disabled: true},
 		Lookup: func(context.Context, string) ([]netip.Addr, error) {
 			mu.Lock()
 			defer mu.Unlock()
-			return answer, fail
+			return slices.Clone(answer), fail
 		},
 		Dial: func(context.Context, string, string) (net.Conn, error) {
 			t.Error("asked a server")
@@ -129,6 +133,9 @@ func TestWatchDisabled(t *testing.T) {
 	got := want(t, c, "10.1.0.1:8502", "[fd00::1]:8502", "[fd00::9]:9000")
 	if got[0].Addr4 != netip.MustParseAddr("10.1.0.1") || got[1].Addr6 != netip.MustParseAddr("fd00::1") || got[2].Port != 9000 {
 		t.Errorf("servers %+v", got)
+	}
+	if all, err := c.serversToAsk(); err != nil || fmt.Sprint(slices.Sorted(slices.Values(all))) != "[10.1.0.1:8502 [fd00::1]:8502 [fd00::9]:9000]" {
+		t.Errorf("for logins %v are asked: %v", all, err)
 	}
 	mu.Lock()
 	answer, fail = nil, &net.DNSError{Err: "no such host", Name: "lb.example"}
@@ -155,7 +162,8 @@ func TestParseAddresses(t *testing.T) {
 			t.Errorf("%q: %v, %v", in, got, err)
 		}
 	}
-	for _, in := range []string{"", " , ", "exec=", "https://consul:8501", "a:0", "a:b", ":80", "a:1:2", "a:70000"} {
+	for _, in := range []string{"", " , ", "exec=", "https://consul:8501", "a:0", "a:b", ":80", "a:1:2", "a:70000",
+		"0.0.0.0", "[::]:80", "::ffff:0.0.0.0", "239.77.0.5", "fe80::1%eth0", "[fe80::1%eth0]:8500"} {
 		if got, err := parseAddresses(in); err == nil {
 			t.Errorf("%q: taken as %v", in, got)
 		}

@@ -64,12 +64,18 @@ func (e entry) address(family func(netip.Addr) bool, tag string) netip.Addr {
 		e.Service.TaggedAddresses[tag].Address,
 		e.Node.TaggedAddresses[tag],
 	} {
-		a, err := netip.ParseAddr(s)
-		if a = a.Unmap(); err == nil && family(a) && !a.IsUnspecified() && !a.IsMulticast() {
-			return a
+		if a, err := netip.ParseAddr(s); err == nil && usable(a.Unmap()) && family(a.Unmap()) {
+			return a.Unmap()
 		}
 	}
 	return netip.Addr{}
+}
+
+// usable says whether an address can be a server's, for every process of the host.
+// 0.0.0.0 leads each to whoever listens in its own namespace, and a zone means
+// another link in each.
+func usable(a netip.Addr) bool {
+	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && a.Zone() == ""
 }
 
 // grpcPort is the port that the server itself tells, 0 when it has none.

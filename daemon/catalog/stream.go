@@ -100,7 +100,7 @@ func (c *Catalog) applyStream(target string, list []*pbserverdiscovery.Server) e
 			host = h
 		}
 		a, err := netip.ParseAddr(host)
-		if a = a.Unmap(); err != nil || s.GetId() == "" || a.IsUnspecified() || a.IsMulticast() {
+		if a = a.Unmap(); err != nil || s.GetId() == "" || !usable(a) {
 			continue
 		}
 		server := Server{ID: s.GetId(), NodeID: s.GetId(), Port: c.cfg.GRPCPort, Version: s.GetVersion()}

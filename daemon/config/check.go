@@ -31,9 +31,6 @@ func check(c Config) error {
 			}
 		}
 	}
-	if c.ServerWatchDisabled && c.ConsulGRPCPort == 0 {
-		say("--server-watch-disabled needs --consul-grpc-port, as the catalog is not asked for it")
-	}
 	return errors.Join(errs...)
 }
 

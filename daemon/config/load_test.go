@@ -67,7 +67,7 @@ func TestEveryOptionFromEverySource(t *testing.T) {
 		"consul-grpc-port":      {"8502", nil, func(c *Config) { c.ConsulGRPCPort = 8502 }},
 		"consul-dns-port":       {"53", nil, func(c *Config) { c.ConsulDNSPort = 53 }},
 		"consul-token-file":     {"/t", nil, func(c *Config) { c.ConsulTokenFile = "/t" }},
-		"server-watch-disabled": {"true", []string{"--consul-grpc-port=1"}, func(c *Config) { c.ServerWatchDisabled, c.ConsulGRPCPort = true, 1 }},
+		"server-watch-disabled": {"true", nil, func(c *Config) { c.ServerWatchDisabled = true }},
 		"tls-disabled":          {"true", nil, func(c *Config) { c.TLS.Disabled = true }},
 		"ca-certs":              {"/ca", nil, func(c *Config) { c.TLS.CACerts = "/ca" }},
 		"tls-cert":              {"/c", []string{"--tls-key=/k"}, func(c *Config) { c.TLS.Cert, c.TLS.Key = "/c", "/k" }},
@@ -217,7 +217,8 @@ func TestFlagErrors(t *testing.T) {
 		"no VIPs at all":       {[]string{required, "--vip-cidr=", "--vip-cidr6="}, []string{"both off"}},
 		"cert without key":     {[]string{required, "--tls-cert=/c"}, []string{"--tls-cert and --tls-key"}},
 		"TLS both ways":        {[]string{required, "--tls-disabled", "--ca-certs=/c"}, []string{"--ca-certs means nothing with --tls-disabled"}},
-		"watch without a port": {[]string{required, "--server-watch-disabled"}, []string{"--consul-grpc-port"}},
+		"address with a zone":  {[]string{"--consul-addresses=fe80::1%eth0"}, []string{"no server's address"}},
+		"multicast address":    {[]string{"--consul-addresses=[239.77.0.5]:8500"}, []string{"no server's address"}},
 		"all at once":          {[]string{"--vip-port=x", "--http-addr=y"}, []string{"--vip-port", "--http-addr"}},
 		"no such file":         {[]string{required, "--config-file=/does/not/exist.hcl"}, []string{"--config-file", "no such file"}},
 	}

@@ -39,7 +39,7 @@ var options = []option{
 	},
 	{
 		name: "consul-grpc-port", value: "PORT", shows: "from the catalog",
-		help: "port on which the servers speak xDS; without their HTTP API 8503, or 8502 with --tls-disabled",
+		help: "port on which the servers speak xDS; where the catalog is not asked 8503, or 8502 with --tls-disabled",
 		set:  func(c *Config, v string) (err error) { c.ConsulGRPCPort, err = parseOptionalPort(v); return err },
 	},
 	{

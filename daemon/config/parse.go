@@ -62,8 +62,8 @@ func parseHost(v string) (string, error) {
 func parseBareHost(v string) (string, error) {
 	bare := strings.TrimSuffix(strings.TrimPrefix(v, "["), "]")
 	if ip, err := netip.ParseAddr(bare); err == nil {
-		if ip.IsUnspecified() {
-			return "", fmt.Errorf("%s is no server's address", v)
+		if of := ip.Unmap(); of.IsUnspecified() || of.IsMulticast() || of.Zone() != "" {
+			return "", fmt.Errorf("%s is no server's address; give one that means the same to every process of the host", v)
 		}
 		return ip.String(), nil
 	}
