@@ -144,7 +144,7 @@ func (c *Closer) step(ctx context.Context) (busy bool, err error) {
 		batch = append(batch, pick(gentle, n)...)
 	}
 	c.close(batch, p, now)
-	return len(gentle)+len(fast) > 0, nil
+	return len(fast) > 0 || len(gentle) > 0 && !full, nil
 }
 
 // due says whether a walk over the sockets may find some to close. The counters
