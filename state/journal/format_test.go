@@ -57,3 +57,43 @@ func TestOpenRefusesLaterVersions(t *testing.T) {
 		})
 	}
 }
+
+// TestVerifyDecodesWhatIsLeftOver: a snapshot drops a bounded number of events, so
+// that some before it may be left. What nobody folds is checked all the same.
+func TestVerifyDecodesWhatIsLeftOver(t *testing.T) {
+	dir := t.TempDir()
+	opts := Options{NoSync: true, Now: func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }}
+	j, s, err := Open(context.Background(), dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 6 {
+		events, err := j.Append(state.ServerUndrained{ID: "a"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = state.Fold(s, events[0])
+	}
+	left := func(body string) error {
+		return j.update(func(tx *bbolt.Tx) error {
+			b := tx.Bucket([]byte(bucketEvents))
+			r := record{seq: 3, time: s.Time, kind: state.KindServerUndrained, body: []byte(body)}
+			return errors.Join(b.Delete(key(1)), b.Delete(key(2)), b.Put(key(3), r.encode()))
+		})
+	}
+	if err := errors.Join(j.Snapshot(s), left(`{"id":"a","by":""}`), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(context.Background(), dir, nil); err != nil {
+		t.Errorf("with events left over: %v", err)
+	}
+	if j, _, err = Open(context.Background(), dir, opts); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(left(`{"id":7}`), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := Verify(context.Background(), dir, nil); !errors.Is(err, ErrDamaged) || len(r.Damage) != 1 || r.Damage[0].First != 3 {
+		t.Errorf("with one that cannot be decoded: %v, %+v", err, r.Damage)
+	}
+}

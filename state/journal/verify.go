@@ -156,9 +156,12 @@ func (j *Journal) compareSnapshots(ctx context.Context, snapshots []uint64) erro
 	if err := check(); err != nil {
 		return err
 	}
-	err := j.readTo(s.Seq, j.last, func(e state.Event) error {
+	err := j.readTo(j.first-1, j.last, func(e state.Event) error {
 		if e.Seq%1024 == 0 && ctx.Err() != nil {
 			return context.Cause(ctx)
+		}
+		if e.Seq <= s.Seq { // left over before the first snapshot: it can be decoded, that is all
+			return nil
 		}
 		s = state.Fold(s, e)
 		return check()
