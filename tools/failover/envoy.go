@@ -96,9 +96,10 @@ func (e *envoy) server(c *bed.Cluster) (on *bed.Server, socket uint64, err error
 
 // watch looks until the change has come or the context ends, which is no error.
 // A stream is up since its socket was first seen: now and then a list of sockets
-// lacks one.
+// lacks one. Before it is up elsewhere an Envoy is not asked for the change: it
+// cannot have it, and all of them together would be kept from what is measured.
 func (e *envoy) watch(ctx context.Context, c *bed.Cluster, lost *bed.Server) error {
-	var last *bed.Server
+	at := lost
 	var known uint64
 	for {
 		on, socket, err := e.server(c)
@@ -106,21 +107,20 @@ func (e *envoy) watch(ctx context.Context, c *bed.Cluster, lost *bed.Server) err
 			return err
 		}
 		if on != nil && socket != known {
-			last, known, e.connected = on, socket, time.Now()
+			at, known, e.connected = on, socket, time.Now()
 		}
-		n, err := e.updates(ctx)
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // it has not come in time
-		}
-		if err != nil {
-			return err
-		}
-		if n > e.before {
-			e.changed = time.Now()
-			if last == nil || last == lost { // the look before was too early to see the stream
-				e.connected = e.changed
+		if at != lost {
+			n, err := e.updates(ctx)
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // it has not come in time
 			}
-			return nil
+			if err != nil {
+				return err
+			}
+			if n > e.before {
+				e.changed = time.Now()
+				return nil
+			}
 		}
 		if sleep(ctx, lookEvery) != nil {
 			return nil //nolint:nilerr // likewise
