@@ -77,7 +77,7 @@ func (d *demo) hints() []string {
 		in+fmt.Sprintf("web -- curl -s 127.0.0.1:%d", upstreamPort),
 	)
 	if vip := m.late().vip; vip.IsValid() {
-		lines = append(lines, in+"web -- curl "+vip.String()+"   # another's: denied")
+		lines = append(lines, in+"web -- curl -sv "+vip.String()+"   # not web's: EPERM")
 	}
 	kill := fmt.Sprintf("  kill -9 %d   # lictord;", m.lictor.Process().PID())
 	for _, s := range m.cluster.Servers() {

@@ -3,6 +3,7 @@ package command_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 	"github.com/lictor-mesh/lictor/tools/testbed/command"
 	"github.com/lictor-mesh/lictor/tools/testbed/reexec"
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
@@ -55,21 +57,21 @@ func TestUpExecStatusDown(t *testing.T) {
 	t.Cleanup(func() { _ = up.Process.Kill() })
 
 	deadline := time.Now().Add(60 * time.Second)
-	for {
-		out, err := output(t, "status")
-		if err == nil && strings.Contains(out, "web-1  ") {
-			break
-		}
+	id := ""
+	for ; id == ""; time.Sleep(100 * time.Millisecond) {
 		select {
 		case err := <-ended:
 			t.Fatalf("up has ended: %v: %s", err, printed.String())
-		case <-time.After(100 * time.Millisecond):
+		default:
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("status = %s, want the node web-1", out)
+		out, err := output(t, "status")
+		check(t, err)
+		if run, nodes := statusOf(out, up.Process.Pid); strings.Contains(nodes, "  web-1  ") {
+			id = "--id=" + run
+		} else if time.Now().After(deadline) {
+			t.Fatalf("status = %s, want the node web-1 of process %d", out, up.Process.Pid)
 		}
 	}
-	id := "--id=" + runOf(t, up.Process.Pid)
 
 	out, err := output(t, "exec", id, "web-1", "--", "cat", "/proc/self/cgroup", "/proc/self/net/dev")
 	if err != nil || !strings.Contains(out, "/hosts/host-1/pods/web-1\n") || !strings.Contains(out, "eth0:") {
@@ -77,6 +79,16 @@ func TestUpExecStatusDown(t *testing.T) {
 	}
 	if out, err = output(t, "exec", id, "web-9"); err == nil || !strings.Contains(out, "web-1") {
 		t.Errorf("exec in an unknown node = %s, %v, want an error that names the nodes", out, err)
+	}
+	if out, err = output(t, "exec", "--id=no-such", "web-1"); err == nil || !strings.Contains(out, "no-such") {
+		t.Errorf("exec in an unknown testbed = %s, want an error that names it", out)
+	}
+	other := bed.ForTest(t)
+	_, err = other.NewHost("web-1")
+	check(t, errors.Join(err, other.Describe()))
+	out, err = output(t, "exec", "web-1")
+	if err == nil || !strings.Contains(out, id) || !strings.Contains(out, "--id="+other.ID()) {
+		t.Errorf("exec in a node of two testbeds = %s, want an error that names both", out)
 	}
 	if out, err = output(t, "down", strings.TrimPrefix(id, "--id=")); err != nil {
 		t.Fatalf("down = %s, %v", out, err)
@@ -89,19 +101,28 @@ func TestUpExecStatusDown(t *testing.T) {
 	}
 }
 
-// runOf is the id of the testbed that the process has up.
-func runOf(t *testing.T, pid int) string {
+func check(t *testing.T, err error) {
 	t.Helper()
-	out, err := output(t, "status")
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(out) {
-		id, rest, _ := strings.Cut(line, ": pid ")
-		if strings.HasPrefix(rest, strconv.Itoa(pid)+",") {
-			return id
+}
+
+// statusOf is what status says of the testbed that the process has up: others
+// may be there.
+func statusOf(status string, pid int) (id, nodes string) {
+	ours := false
+	for line := range strings.Lines(status) {
+		run, rest, begins := strings.Cut(line, ": pid ")
+		if begins {
+			ours = strings.HasPrefix(rest, strconv.Itoa(pid)+",")
+		}
+		switch {
+		case ours && begins:
+			id = run
+		case ours:
+			nodes += line
 		}
 	}
-	t.Fatalf("no testbed of pid %d in %s", pid, out)
-	return ""
+	return id, nodes
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -44,7 +45,7 @@ func findNode(id, name string) (found bed.NodeDescription, err error) {
 	if err != nil {
 		return found, err
 	}
-	hits, names := 0, []string{}
+	var hits, names []string // of runs, of nodes
 	for _, run := range runs {
 		d, err := bed.ReadDescription(run.ID)
 		if err != nil || id != "" && run.ID != id {
@@ -53,19 +54,21 @@ func findNode(id, name string) (found bed.NodeDescription, err error) {
 		for _, n := range d.Nodes {
 			names = append(names, n.Name)
 			if n.Name == name {
-				found, hits = n, hits+1
+				found, hits = n, append(hits, "--id="+run.ID)
 			}
 		}
 	}
 	switch {
-	case hits == 1:
+	case len(hits) == 1:
 		return found, nil
-	case hits > 1:
-		return found, fmt.Errorf("several testbeds have a node %q: choose one with --id", name)
+	case len(hits) > 1:
+		return found, fmt.Errorf("several testbeds have a node %q: choose one with %s", name, strings.Join(hits, " or "))
+	case len(names) == 0 && id != "":
+		return found, fmt.Errorf("find node %q: no testbed %q is up: see testbed status", name, id)
 	case len(names) == 0:
 		return found, fmt.Errorf("find node %q: no testbed is up: start one with testbed up", name)
 	}
-	return found, fmt.Errorf("no node %q: there are %v", name, names)
+	return found, fmt.Errorf("no node %q: there are %s", name, strings.Join(names, ", "))
 }
 
 // become replaces this process by the command, once it is where the node is.
