@@ -66,24 +66,22 @@ for each that was established, failed, closed, bounced or denied. They are not k
 	return c
 }
 
-// follow reads a stream until it is interrupted, which is the way to end it. A
-// daemon that goes away, as it does for an upgrade, is waited for; one that was
-// never there, or refuses, is an error.
+// follow reads a stream of a daemon that has answered before, until it is
+// interrupted, which is the way to end it. A daemon that goes away, as it does for
+// an upgrade, is waited for; one that refuses is an error.
 func (a *app) follow(ctx context.Context, stream func() error) error {
-	for reached := false; ; {
+	for waiting := false; ; waiting = true {
 		err := stream()
 		var absent *v1.ConnectError
 		var refusal *v1.ProblemError
 		var output *outputError
-		gone := errors.As(err, &absent)
 		if errors.Is(err, context.Canceled) {
 			return nil
 		}
-		if errors.As(err, &refusal) || errors.As(err, &output) || gone && !reached {
+		if errors.As(err, &refusal) || errors.As(err, &output) {
 			return err
 		}
-		if !gone {
-			reached = true
+		if !waiting || !errors.As(err, &absent) { // it is still away: that was said
 			_, _ = fmt.Fprintln(a.stderr, "lictor: lictord has gone away; waiting for it to come back")
 		}
 		select {

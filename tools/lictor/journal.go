@@ -127,7 +127,7 @@ func (j *journalApp) showReport(r journal.Report, err error) {
 		}
 		j.printf("  lictor journal recover writes what is whole to a new file\n")
 	}
-	j.printf("\njournal    %s, %s\n", clean(r.Meta.UUID), size(r.Bytes))
+	j.printf("\njournal    %s, %s\n", cmp.Or(clean(r.Meta.UUID), "of unknown identity"), size(r.Bytes))
 	if r.Events() > 0 && !r.FirstTime.IsZero() {
 		j.printf("events     %d to %d, %s to %s\n", r.First, r.Last, j.clock(r.FirstTime), j.clock(r.LastTime))
 	} else {

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
@@ -18,6 +19,7 @@ import (
 func (a *app) registerCommand() *cobra.Command {
 	var req v1.RegisterRequest
 	var anybody bool
+	var flags *pflag.FlagSet
 	c := a.command("register ID", "give a proxy its VIP",
 		`Registers a proxy under the id that it has in Consul and prints its VIP. Registering it
 again answers the same VIP.
@@ -26,10 +28,17 @@ Who may use the VIP is, unless a flag says otherwise, the network namespace that
 command runs in: run it with "ip netns exec", or give --netns or --cgroup as root.`,
 		func(ctx context.Context, args []string) error {
 			owners := 0
-			for _, given := range []bool{req.Netns != "", req.Cgroup != "", anybody} {
-				if given {
-					owners++
+			for name, value := range map[string]string{"netns": req.Netns, "cgroup": req.Cgroup} {
+				if !flags.Changed(name) {
+					continue
 				}
+				if value == "" { // of a variable that is not set; the caller's own namespace is not meant
+					return usageError{fmt.Errorf("--%s is empty; give a path, or leave it out for the namespace that lictor runs in", name)}
+				}
+				owners++
+			}
+			if anybody {
+				owners++
 			}
 			if owners > 1 {
 				return usageError{errors.New("--netns, --cgroup and --any exclude each other; give at most one")}
@@ -61,7 +70,7 @@ command runs in: run it with "ip netns exec", or give --netns or --cgroup as roo
 			return a.showRegistered(got)
 		})
 	c.ValidArgsFunction = a.completeProxies
-	flags := c.Flags()
+	flags = c.Flags()
 	flags.StringVar(&req.NodeName, "node-name", "", "node that Consul lists the proxy on (default: lictord's own)")
 	flags.StringVar(&req.Namespace, "namespace", "", "Consul namespace of the proxy")
 	flags.StringVar(&req.Partition, "partition", "", "Consul partition of the proxy")

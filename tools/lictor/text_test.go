@@ -190,3 +190,24 @@ func TestStatusOfAStoppedLictord(t *testing.T) {
 		t.Errorf("status %d, %s", status, got)
 	}
 }
+
+// A lictord that goes away is waited for, be it within a stream or between two,
+// which is said once for each time.
+func TestFollowWaits(t *testing.T) {
+	t.Parallel()
+	var said bytes.Buffer
+	a := &app{environment: environment{stderr: &said}}
+	absent := &v1.ConnectError{Socket: "/s", Err: io.EOF}
+	cut := errors.New("cut")
+	streams := []error{absent, absent, cut, absent, context.Canceled}
+	err := a.follow(t.Context(), func() (err error) {
+		err, streams = streams[0], streams[1:]
+		return err
+	})
+	if err != nil || len(streams) > 0 {
+		t.Errorf("error %v, %d streams not followed", err, len(streams))
+	}
+	if n := strings.Count(said.String(), "waiting for it to come back"); n != 2 {
+		t.Errorf("it was said %d times: %s", n, said.String())
+	}
+}

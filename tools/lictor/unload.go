@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/kernel"
 )
@@ -26,8 +27,9 @@ gone. The journal stays: when lictord starts again, all VIPs are as they were.
 
 It refuses while lictord runs, which would put the hook back: stop lictord first.`,
 		func(_ context.Context, _ []string) error {
-			present := pinned(bpffs)
-			err := a.unload(bpffs)
+			kind, err := fileSystem(bpffs)
+			present := err == nil && kind == unix.BPF_FS_MAGIC && pinned(bpffs)
+			err = a.unload(bpffs)
 			if errors.Is(err, kernel.ErrLocked) {
 				return fmt.Errorf("lictord runs on %s and would put the hook back; stop it, and run lictor unload again", bpffs)
 			}
