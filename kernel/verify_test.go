@@ -88,7 +88,7 @@ func TestVerifyAmongOthers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { conn.Close() })
 		if _, err := conn.Write([]byte(says)); err != nil {
 			t.Fatal(err)
 		}
