@@ -274,6 +274,11 @@ func TestWaitingIsNoLoad(t *testing.T) {
 	if len(res.Changes) != 8 {
 		t.Errorf("%d changes after a server left", len(res.Changes))
 	}
+	in = append(in[:6], Proxy{ID: "1", Ranked: []string{"b", "a"}}, Proxy{ID: "2", Ranked: []string{"b", "a"}}, Proxy{ID: "new"})
+	res = Assign(in, servers("a", "b"), "host", 0)
+	if len(res.Changes) != 1 || res.Changes[0].Ranked[0] != "a" {
+		t.Errorf("a has six that wait and nobody else, and a new one is placed so: %+v", res.Changes)
+	}
 }
 
 func TestSecondRanksAreEven(t *testing.T) {

@@ -218,6 +218,19 @@ func TestRotation(t *testing.T) {
 	}
 }
 
+// When the address that was given is gone, the servers that it told of are asked.
+func TestServersOfTheCatalogAreAsked(t *testing.T) {
+	two := newFake(t, node("b", "127.0.0.1", 8502))
+	one := newFake(t, node("b", "127.0.0.1", 8502))
+	cfg := plain(one)
+	cfg.HTTPPort = netip.MustParseAddrPort(two.addr()).Port()
+	c := start(t, cfg)
+	want(t, c, "b")
+	_ = one.Listener.Close()
+	one.CloseClientConnections()
+	eventually(t, c, "another followed", func(s Status) bool { return s.Server == two.addr() })
+}
+
 func TestTargets(t *testing.T) {
 	var tg targets
 	if _, n := tg.next(); n != 0 {

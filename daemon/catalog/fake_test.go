@@ -19,6 +19,9 @@ import (
 
 func TestMain(m *testing.M) { testenv.Main(m) }
 
+// elsewhere is where a fake redirects to: there it answers well.
+const elsewhere = "/elsewhere"
+
 // fake is a Consul server with faults.
 type fake struct {
 	*httptest.Server
@@ -98,7 +101,9 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(leader)
 		return
 	}
-	if !r.URL.Query().Has("passing") || !r.URL.Query().Has("stale") || r.URL.Path != healthPath {
+	if r.URL.Path == elsewhere {
+		r.URL.RawQuery = "passing&stale&near"
+	} else if !r.URL.Query().Has("passing") || !r.URL.Query().Has("stale") || r.URL.Path != healthPath {
 		http.Error(w, "unexpected "+r.URL.String(), http.StatusBadRequest)
 		return
 	}
@@ -114,7 +119,8 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.mu.Lock()
 		return
 	}
-	if f.status != 0 {
+	if f.status != 0 && r.URL.Path != elsewhere {
+		w.Header().Set("Location", elsewhere)
 		http.Error(w, f.body, f.status)
 		return
 	}

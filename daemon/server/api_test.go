@@ -210,7 +210,7 @@ func TestBadInput(t *testing.T) {
 			if err := json.NewDecoder(answer.Body).Decode(&got); err != nil {
 				t.Fatalf("status %d without a problem document: %v", answer.StatusCode, err)
 			}
-			if answer.Header.Get("Content-Type") != v1.ProblemContentType || got.Title == "" || got.Status != answer.StatusCode {
+			if answer.Header.Get("Content-Type") != v1.ProblemContentType || answer.Header.Get("Cache-Control") != "no-store" || got.Title == "" || got.Status != answer.StatusCode {
 				t.Errorf("answer = %v, document %+v", answer.Header, got)
 			}
 			if answer.StatusCode != tc.status || got.Type != tc.urn || !strings.Contains(got.Detail, tc.says) {
