@@ -40,7 +40,7 @@ func (b backend) Bootstrap(ctx context.Context, _ server.Caller, id string) ([]b
 	if err != nil {
 		return nil, notYet(err)
 	}
-	params, err := b.params(v, files, central)
+	params, err := b.params(ctx, v, files, central)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +55,7 @@ func (b backend) Bootstrap(ctx context.Context, _ server.Caller, id string) ([]b
 }
 
 // params puts together what the bootstrap is made of.
-func (b backend) params(v registry.View, files credentials.Files, central catalog.Params) (bootstrap.Params, error) {
+func (b backend) params(ctx context.Context, v registry.View, files credentials.Files, central catalog.Params) (bootstrap.Params, error) {
 	p := bootstrap.Params{
 		ProxyID: v.ID, Node: v.Node, Namespace: v.Namespace, Partition: v.Partition,
 		XDS: netip.AddrPortFrom(b.xdsAddr(v), b.cfg.VIPPort),
@@ -82,7 +82,7 @@ func (b backend) params(v registry.View, files credentials.Files, central catalo
 		}
 	}
 	if prom := p.Settings.Prometheus; prom != nil && prom.CACertsPath != "" {
-		cas, err := b.readCAs(v.Process, prom.CACertsPath)
+		cas, err := b.readCAs(ctx, v, prom.CACertsPath)
 		if err != nil {
 			return p, fmt.Errorf("%w: envoy.prometheus.ca_certs_path: %w", server.ErrInvalid, err)
 		}
@@ -103,15 +103,18 @@ func (b backend) xdsAddr(v registry.View) netip.Addr {
 const maxCAs = 1 << 20
 
 // readCAs reads a directory of certificates, as the proxy sees it.
-func (b backend) readCAs(p *state.Process, dir string) ([]byte, error) {
-	view, err := secrets.Host()
-	if p != nil {
-		view, err = secrets.OfProcess(*p, b.resolver.BootID)
+func (b backend) readCAs(ctx context.Context, v registry.View, dir string) ([]byte, error) {
+	var view *secrets.View
+	var err error
+	if v.Process != nil {
+		view, err = secrets.OfProcess(*v.Process, b.resolver.BootID)
+	} else {
+		view, err = secrets.Host(v.ID)
 	}
 	if err != nil {
 		return nil, err
 	}
-	content, err := view.ReadDir(dir, maxCAs)
+	content, err := view.ReadDir(ctx, dir, maxCAs)
 	return content, errors.Join(err, view.Close())
 }
 

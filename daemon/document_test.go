@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -45,7 +46,7 @@ func TestWhatABootstrapIsMadeOf(t *testing.T) {
 	central := catalog.Params{Service: "web", Datacenter: "dc1", Config: map[string]any{"envoy_stats_bind_addr": "127.0.0.1:9"}}
 	files := credentials.Files{Dir: "/run/secrets", Token: "the-token", CA: true, Client: true}
 
-	got, err := b.params(v, files, central)
+	got, err := b.params(t.Context(), v, files, central)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,15 +73,15 @@ func TestWhatABootstrapIsMadeOf(t *testing.T) {
 	another := *p
 	another.Start-- // had the pid before
 	v.Process = &another
-	if got, err := b.params(v, files, central); err != nil || got.Env != nil {
+	if got, err := b.params(t.Context(), v, files, central); err != nil || got.Env != nil {
 		t.Errorf("the environment of another process is taken for the proxy's: %v", err)
 	}
 	v.Envoy.ServerName = "of.the.proxy"
-	if got, err := b.params(v, files, central); err != nil || got.TLS.ServerName != "of.the.proxy" {
+	if got, err := b.params(t.Context(), v, files, central); err != nil || got.TLS.ServerName != "of.the.proxy" {
 		t.Errorf("the proxy's own server name: %+v, %v", got.TLS, err)
 	}
 	v.Process = nil
-	if got, err := b.params(v, credentials.Files{}, central); err != nil || got.TLS != nil || got.TokenFile != "" || got.Env != nil {
+	if got, err := b.params(t.Context(), v, credentials.Files{}, central); err != nil || got.TLS != nil || got.TokenFile != "" || got.Env != nil {
 		t.Errorf("without files and process: %+v, %v", got, err)
 	}
 }
@@ -101,13 +102,18 @@ func TestCAsOfMetrics(t *testing.T) {
 	v.Envoy = &state.EnvoySettings{Prometheus: &state.PrometheusSettings{CACertsPath: dir}}
 	for name, process := range map[string]*state.Process{"of a process": p, "of the host": nil} {
 		v.Process = process
-		got, err := b.params(v, credentials.Files{}, catalog.Params{})
+		got, err := b.params(t.Context(), v, credentials.Files{}, catalog.Params{})
 		if err != nil || strings.Fields(string(got.PrometheusCAs))[1] != "b.pem" {
 			t.Errorf("%s: %q, %v", name, got.PrometheusCAs, err)
 		}
 	}
+	over, hangUp := context.WithCancel(t.Context())
+	hangUp()
+	if _, err := b.params(over, v, credentials.Files{}, catalog.Params{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("read for a caller that has hung up: %v", err)
+	}
 	v.Envoy.Prometheus.CACertsPath = filepath.Join(dir, "missing")
-	if _, err := b.params(v, credentials.Files{}, catalog.Params{}); !errors.Is(err, server.ErrInvalid) || !strings.Contains(err.Error(), "ca_certs_path") {
+	if _, err := b.params(t.Context(), v, credentials.Files{}, catalog.Params{}); !errors.Is(err, server.ErrInvalid) || !strings.Contains(err.Error(), "ca_certs_path") {
 		t.Errorf("a directory that is not there: %v", err)
 	}
 }

@@ -27,7 +27,7 @@ func (w *worker) open(p state.Proxy) error {
 	if p.Process != nil {
 		w.view, err = secrets.OfProcess(*p.Process, w.m.cfg.BootID)
 	} else {
-		w.view, err = secrets.Host()
+		w.view, err = secrets.Host(w.id)
 	}
 	if err != nil {
 		return err

@@ -152,7 +152,7 @@ func (m *Manager) Run(ctx context.Context) error {
 			return nil
 		case <-look.C:
 		case <-tls.C:
-			m.followTLS()
+			m.followTLS(ctx)
 		case <-m.wake:
 		case asked = <-m.asks:
 		}
@@ -161,7 +161,7 @@ func (m *Manager) Run(ctx context.Context) error {
 
 // start reads the daemon's TLS files and finds what a former process left.
 func (m *Manager) start(ctx context.Context) error {
-	m.followTLS()
+	m.followTLS(ctx)
 	snap, err := m.cfg.Registry.Snapshot(ctx)
 	if err != nil {
 		return fmt.Errorf("read registrations: %w", err)

@@ -2,6 +2,7 @@ package credentials
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -36,11 +37,11 @@ func (m material) same(o material) bool {
 // followTLS reads the daemon's TLS files again and hands them to every worker
 // when they have changed. What cannot be used, as in the middle of a rotation,
 // leaves what was.
-func (m *Manager) followTLS() {
+func (m *Manager) followTLS(ctx context.Context) {
 	if m.cfg.TLS.Disabled {
 		return
 	}
-	got, err := readHost(m.cfg.TLS)
+	got, err := readHost(ctx, m.cfg.TLS)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err != nil {
@@ -63,24 +64,24 @@ func (m *Manager) followTLS() {
 }
 
 // readHost reads the daemon's files with its own rights.
-func readHost(t catalog.TLS) (material, error) {
-	host, err := secrets.Host()
+func readHost(ctx context.Context, t catalog.TLS) (material, error) {
+	host, err := secrets.Host("")
 	if err != nil {
 		return material{}, err
 	}
 	defer func() { _ = host.Close() }() // only read
-	return readMaterial(host, t.CACerts, t.Cert, t.Key)
+	return readMaterial(ctx, host, t.CACerts, t.Cert, t.Key)
 }
 
 // readMaterial reads and checks TLS files; "" for the CA means the system's
 // roots.
-func readMaterial(view *secrets.View, ca, cert, key string) (material, error) {
+func readMaterial(ctx context.Context, view *secrets.View, ca, cert, key string) (material, error) {
 	var m material
 	var err error
 	if ca == "" {
 		m.ca, err = readSystemRoots()
 	} else {
-		m.ca, err = readCA(view, ca)
+		m.ca, err = readCA(ctx, view, ca)
 	}
 	if err != nil {
 		return material{}, fmt.Errorf("the CA certificates cannot be read, check the files: %w", err)
@@ -97,10 +98,10 @@ func readMaterial(view *secrets.View, ca, cert, key string) (material, error) {
 	return m, nil
 }
 
-func readCA(view *secrets.View, path string) ([]byte, error) {
+func readCA(ctx context.Context, view *secrets.View, path string) ([]byte, error) {
 	content, err := view.Read(path, maxPEM)
 	if errors.Is(err, secrets.ErrNoFile) {
-		return view.ReadDir(path, maxPEM)
+		return view.ReadDir(ctx, path, maxPEM)
 	}
 	return content, err
 }
@@ -135,7 +136,7 @@ func readSystemRoots() ([]byte, error) {
 
 // tlsFor is what a proxy's TLS files hold: the daemon's, or the proxy's own over
 // them, as for the connections that the daemon itself makes on its behalf.
-func (w *worker) tlsFor(p state.Proxy) (m material, own *catalog.ProxyTLS, err error) {
+func (w *worker) tlsFor(ctx context.Context, p state.Proxy) (m material, own *catalog.ProxyTLS, err error) {
 	if w.m.cfg.TLS.Disabled {
 		return material{}, nil, nil
 	}
@@ -150,7 +151,7 @@ func (w *worker) tlsFor(p state.Proxy) (m material, own *catalog.ProxyTLS, err e
 	}
 	own = &catalog.ProxyTLS{ServerName: p.Envoy.ServerName}
 	if p.Envoy.CACerts != "" {
-		if m.ca, err = readCA(w.view, p.Envoy.CACerts); err != nil {
+		if m.ca, err = readCA(ctx, w.view, p.Envoy.CACerts); err != nil {
 			return material{}, nil, fmt.Errorf("the CA certificates of the proxy cannot be read: %w", err)
 		}
 		own.CACerts = m.ca

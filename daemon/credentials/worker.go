@@ -197,7 +197,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 		}
 		return w.fail(ctx, p, unreadable(err))
 	}
-	m, own, err := w.tlsFor(p)
+	m, own, err := w.tlsFor(ctx, p)
 	if err == nil {
 		var changed bool
 		if changed, err = w.writeTLS(m); changed {

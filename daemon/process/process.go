@@ -26,12 +26,13 @@ func Start(pid int) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("read when process %d began: %w", pid, err)
 	}
-	return parseStart(pid, string(text))
+	return ParseStart(pid, string(text))
 }
 
-// parseStart reads a stat line. Its second field is the command's name in
-// parentheses, which may hold anything, spaces and parentheses as well.
-func parseStart(pid int, stat string) (uint64, error) {
+// ParseStart is Start for who has read the stat line of a process already. Its
+// second field is the command's name in parentheses, which may hold anything,
+// spaces and parentheses as well.
+func ParseStart(pid int, stat string) (uint64, error) {
 	end := strings.LastIndexByte(stat, ')')
 	fields := strings.Fields(stat[end+1:]) // the first is field 3
 	if end < 0 || len(fields) < 20 {
@@ -45,6 +46,26 @@ func parseStart(pid int, stat string) (uint64, error) {
 		return 0, fmt.Errorf("read when process %d began: %w", pid, err)
 	}
 	return start, nil
+}
+
+// Users are whose rights a process may use, from the text of its status file: its
+// real, effective, saved and file user ids. All four are the same unless it became
+// another's, as by a set-user-ID program, which changes neither pid nor start.
+func Users(status string) (uids [4]uint32, err error) {
+	_, rest, found := strings.Cut("\n"+status, "\nUid:")
+	line, _, _ := strings.Cut(rest, "\n")
+	words := strings.Fields(line)
+	if !found || len(words) != len(uids) {
+		return uids, fmt.Errorf("read whose a process is: its status says %q", line)
+	}
+	for i, word := range words {
+		uid, err := strconv.ParseUint(word, 10, 32)
+		if err != nil {
+			return uids, fmt.Errorf("read whose a process is: %w", err)
+		}
+		uids[i] = uint32(uid)
+	}
+	return uids, nil
 }
 
 // Gone says whether a process has ended. One that cannot be looked for is taken

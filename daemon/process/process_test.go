@@ -76,10 +76,26 @@ func TestParseStart(t *testing.T) {
 		"no number":            {"7 (envoy) S 1 1 1 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 x 1", 0, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := parseStart(7, test.stat)
+			got, err := ParseStart(7, test.stat)
 			if got != test.want || (err == nil) != test.ok {
 				t.Errorf("got %d, %v", got, err)
 			}
 		})
+	}
+}
+
+func TestUsers(t *testing.T) {
+	for status, want := range map[string][4]uint32{
+		"Name:\tsu\nUid:\t65532\t0\t1\t2\nGid:\t5\t5\t5\t5\n": {65532, 0, 1, 2},
+		"Uid:\t4294967294\t0\t0\t0":                           {4294967294},
+	} {
+		if got, err := Users(status); got != want || err != nil {
+			t.Errorf("%q: %v, %v", status, got, err)
+		}
+	}
+	for _, status := range []string{"", "Gid:\t1\t1\t1\t1\n", "Uid:\t1\t1\t1\n", "Uid:\t1\t1\t1\tx\n", "Uid:\t4294967296\t1\t1\t1\n", "NUid:\t1\t1\t1\t1\n"} {
+		if got, err := Users(status); err == nil {
+			t.Errorf("%q: %v", status, got)
+		}
 	}
 }

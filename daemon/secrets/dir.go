@@ -179,11 +179,14 @@ func (d *Dir) Forget(names ...string) error {
 		}
 		list := os.NewFile(uintptr(fd), d.path)
 		defer func() { _ = list.Close() }() // only read
-		there, err := list.Readdirnames(-1)
-		for _, n := range there {
-			if strings.HasPrefix(n, tempPrefix) || slices.Contains(names, n) {
-				err = errors.Join(err, unlink(int(d.file.Fd()), n))
-			}
+		// The first are enough, unless the user has filled it with files of its own.
+		there, err := list.Readdirnames(maxNames)
+		if errors.Is(err, io.EOF) { // it is empty
+			err = nil
+		}
+		there = slices.DeleteFunc(there, func(n string) bool { return !strings.HasPrefix(n, tempPrefix) })
+		for _, n := range append(there, names...) {
+			err = errors.Join(err, unlink(int(d.file.Fd()), n))
 		}
 		return err
 	})
@@ -309,11 +312,11 @@ func (b *Base) dir(name string, owner Identity) (*Dir, error) {
 	if err != nil {
 		return nil, err
 	}
-	root, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	view, err := host(owner, "the directory "+name)
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	return &Dir{view: &View{id: owner, root: root}, own: true, file: file}, nil
+	return &Dir{view: view, own: true, file: file}, nil
 }
 
 func ownedDir(info fs.FileInfo, owner Identity) bool {
@@ -371,9 +374,4 @@ func Name(id string) string {
 	}
 	sum := sha256.Sum256([]byte(id))
 	return "~" + hex.EncodeToString(sum[:16])
-}
-
-func sorted(names []string) []string {
-	slices.Sort(names)
-	return names
 }

@@ -33,23 +33,29 @@ func opened(t *testing.T, b *Base, id string, owner Identity) *Dir {
 	return d
 }
 
+// watched says whether something happened to a file since it was last asked.
+func watched(t *testing.T, path string, what uint32) func() bool {
+	t.Helper()
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(watch) })
+	if _, err := unix.InotifyAddWatch(watch, path, what); err != nil {
+		t.Fatal(err)
+	}
+	return func() bool {
+		n, _ := unix.Read(watch, make([]byte, 4096)) // EAGAIN: nothing
+		return n > 0
+	}
+}
+
 // What Envoy watches: one whole file after the other, under one name.
 func TestRenamed(t *testing.T) {
 	testenv.Files(t)
 	b := base(t)
 	d := opened(t, b, "web", self())
-	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = unix.Close(watch) }()
-	if _, err := unix.InotifyAddWatch(watch, d.Path(), unix.IN_MOVED_TO); err != nil {
-		t.Fatal(err)
-	}
-	moved := func() bool {
-		n, _ := unix.Read(watch, make([]byte, 4096)) // EAGAIN: nothing
-		return n > 0
-	}
+	moved := watched(t, d.Path(), unix.IN_MOVED_TO)
 	for _, step := range []struct {
 		content string
 		changed bool

@@ -8,9 +8,14 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-mesh/lictor/daemon/process"
+	"github.com/lictor-mesh/lictor/state"
 )
 
 // Identity is with whose rights files are opened. The zero value is root
@@ -126,3 +131,65 @@ func setGroups(groups []uint32) error {
 // ErrNoFile is when a path names a directory, a device or what /proc makes up,
 // and no regular file.
 var ErrNoFile = errors.New("is no regular file")
+
+// identityOf is the user who registered the process, with the groups that the
+// process has and, if that user is root, its capabilities over files: anybody's
+// process may become one with more rights, by a set-user-ID file or one that
+// brings capabilities, and stays the same process.
+func identityOf(proc *os.File, p state.Process) (Identity, error) {
+	id := Identity{UID: p.UID, GID: p.GID}
+	status, err := readAt(proc, "status")
+	if err != nil {
+		return id, err
+	}
+	users, err := process.Users(status)
+	if err != nil {
+		return id, err
+	}
+	for _, uid := range users {
+		if uid != p.UID {
+			return id, fmt.Errorf("uid %d registered it, and it runs as uid %d by now; register it anew", p.UID, uid)
+		}
+	}
+	for line := range strings.Lines(status) {
+		key, value, _ := strings.Cut(line, ":")
+		switch value = strings.TrimSpace(value); key {
+		case "Groups":
+			for _, word := range strings.Fields(value) {
+				group, err := strconv.ParseUint(word, 10, 32)
+				if err != nil {
+					return id, fmt.Errorf("read its groups: %w", err)
+				}
+				id.Groups = append(id.Groups, uint32(group))
+			}
+		case "CapEff":
+			caps, err := strconv.ParseUint(value, 16, 64)
+			if err != nil {
+				return id, fmt.Errorf("read its capabilities: %w", err)
+			}
+			if p.UID == 0 && sameUserNamespace(proc) { // else they mean nothing here
+				id.caps = caps & fileCaps
+			}
+		}
+	}
+	return id, nil
+}
+
+func sameUserNamespace(proc *os.File) bool {
+	ours, err := os.Readlink("/proc/self/ns/user")
+	if err != nil {
+		return false
+	}
+	theirs, err := namespaceAt(proc, "user")
+	return err == nil && theirs == ours
+}
+
+// namespaceAt names a namespace of a process, as its link below /proc/PID/ns does.
+func namespaceAt(proc *os.File, kind string) (string, error) {
+	buf := make([]byte, 64)
+	n, err := unix.Readlinkat(int(proc.Fd()), "ns/"+kind, buf)
+	if err != nil {
+		return "", err
+	}
+	return string(buf[:n]), nil
+}

@@ -2,52 +2,51 @@ package secrets
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strconv"
-	"strings"
-	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lictor-mesh/lictor/daemon/process"
 	"github.com/lictor-mesh/lictor/state"
 )
 
-// Errors of a View.
-var (
-	// ErrGone: the process whose files they are has ended.
-	ErrGone = errors.New("the process has ended")
-	// ErrStuck: the file system does not answer.
-	ErrStuck = errors.New("the file system does not answer")
-)
-
-// patience is how long a file system may take. It may be the caller's own, as
-// with FUSE, and never answer.
-const patience = 5 * time.Second
+// ErrGone is when the process whose files they are has ended.
+var ErrGone = errors.New("the process has ended")
 
 // View opens files as one process sees them, with that process's rights. It is
 // safe for concurrent use; its owner calls Close.
 type View struct {
-	id   Identity
-	root *os.File // O_PATH; what is "/" to the process
-
-	mu    sync.Mutex
-	stuck int // calls that were given up and have not returned
+	id     Identity
+	root   *os.File // O_PATH; what is "/" to the process
+	calls  *calls
+	shares []share
 }
 
-// Host is how the daemon itself sees files, for what root has registered
-// without naming a process.
-func Host() (*View, error) {
+// Host is how the daemon itself sees files: its own, or, for a proxy that is
+// named, what root has registered without a process.
+func Host(proxy string) (*View, error) {
+	of := "lictord"
+	if proxy != "" {
+		of = "proxy " + proxy
+	}
+	return host(self(), of)
+}
+
+// host is the view of a user of the host; its calls are counted as of's.
+func host(id Identity, of string) (*View, error) {
 	root, err := os.OpenFile("/", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open the root directory: %w", err)
 	}
-	return &View{id: self(), root: root}, nil
+	return &View{id: id, root: root, calls: &underWay, shares: sharesOfHost(of)}, nil
 }
 
 // OfProcess is how a process sees files. It is ErrGone when that has ended, or
@@ -62,7 +61,11 @@ func OfProcess(p state.Process, bootID string) (*View, error) {
 		return nil, gone(p, err)
 	}
 	defer func() { _ = proc.Close() }() // a path, nothing was written
-	start, err := startOf(proc)
+	stat, err := readAt(proc, "stat")
+	if err != nil {
+		return nil, gone(p, err)
+	}
+	start, err := process.ParseStart(p.PID, stat)
 	if err != nil {
 		return nil, gone(p, err)
 	}
@@ -73,11 +76,15 @@ func OfProcess(p state.Process, bootID string) (*View, error) {
 	if err != nil {
 		return nil, gone(p, err)
 	}
+	netns, err := namespaceAt(proc, "net")
+	if err != nil {
+		return nil, gone(p, err)
+	}
 	root, err := openAt(proc, "root", unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
 		return nil, gone(p, err)
 	}
-	return &View{id: id, root: root}, nil
+	return &View{id: id, root: root, calls: &underWay, shares: sharesOf(p, netns)}, nil
 }
 
 func gone(p state.Process, err error) error {
@@ -100,20 +107,8 @@ func (v *View) Owner() Identity { return v.id }
 // followed as the process would follow them.
 func (v *View) Read(name string, limit int) ([]byte, error) {
 	var content []byte
-	err := v.act(func() error {
-		// O_NONBLOCK: a pipe must not hold the daemon up.
-		f, err := v.open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = f.Close() }() // only read
-		if err := plain(f); err != nil {
-			return err
-		}
-		content, err = io.ReadAll(io.LimitReader(f, int64(limit)+1))
-		if err == nil && len(content) > limit {
-			err = fmt.Errorf("is larger than %d bytes", limit)
-		}
+	err := v.act(func() (err error) {
+		content, err = v.read(name, limit)
 		return err
 	})
 	if err != nil {
@@ -122,38 +117,92 @@ func (v *View) Read(name string, limit int) ([]byte, error) {
 	return content, nil
 }
 
+func (v *View) read(name string, limit int) ([]byte, error) {
+	// O_NONBLOCK: a pipe must not hold the daemon up.
+	f, err := v.open(name, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	if err := plain(f); err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
+	if err == nil && len(content) > limit {
+		err = fmt.Errorf("is larger than %d bytes", limit)
+	}
+	return content, err
+}
+
+// maxNames bounds how much of a directory is looked at: whoever names one may
+// have put millions of files into it. A system's CAs are some 300.
+const maxNames = 1000
+
 // ReadDir reads the regular files of a directory, in the order of their names,
-// together at most so many bytes, one after the other.
-func (v *View) ReadDir(name string, limit int) ([]byte, error) {
-	var names []string
-	err := v.act(func() error {
-		d, err := v.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = d.Close() }() // only read
-		entries, err := d.ReadDir(-1)
-		for _, e := range entries {
-			names = append(names, e.Name())
-		}
+// together at most so many bytes, one after the other. One of more than 1000
+// names is refused. It ends early with ctx.
+func (v *View) ReadDir(ctx context.Context, name string, limit int) ([]byte, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // what was given up must not go on behind us
+	var all []byte
+	err := v.act(func() (err error) {
+		all, err = v.readAll(ctx, name, limit)
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read directory %s as uid %d: %w", name, v.id.UID, err)
 	}
+	return all, nil
+}
+
+func (v *View) readAll(ctx context.Context, dir string, limit int) ([]byte, error) {
+	names, err := v.files(dir)
+	if err != nil {
+		return nil, err
+	}
 	var all bytes.Buffer
-	for _, n := range sorted(names) {
-		content, err := v.Read(path.Join(name, n), limit-all.Len())
+	for _, name := range names {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		content, err := v.read(path.Join(dir, name), limit)
 		if errors.Is(err, ErrNoFile) {
-			continue
+			continue // a link to something else
 		}
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		all.Write(content)
 		all.WriteByte('\n')
+		if all.Len() > limit {
+			return nil, fmt.Errorf("its files are together larger than %d bytes", limit)
+		}
 	}
 	return all.Bytes(), nil
+}
+
+// files are the names of what may be a regular file, in their order. Nothing but
+// that is opened: opening a pipe or a device may do something.
+func (v *View) files(dir string) ([]string, error) {
+	d, err := v.open(dir, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = d.Close() }() // only read
+	names, err := d.Readdirnames(maxNames + 1)
+	if err != nil && !errors.Is(err, io.EOF) { // which is that of an empty one
+		return nil, err
+	}
+	if len(names) > maxNames {
+		return nil, fmt.Errorf("it holds more than %d names", maxNames)
+	}
+	names = slices.DeleteFunc(names, func(name string) bool {
+		var st unix.Stat_t
+		err := unix.Fstatat(int(d.Fd()), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		return err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG && st.Mode&unix.S_IFMT != unix.S_IFLNK
+	})
+	slices.Sort(names)
+	return names, nil
 }
 
 // open resolves a path below the process's root, whatever links are on the way.
@@ -177,49 +226,6 @@ func (v *View) open(name string, flags int) (*os.File, error) {
 		}
 	}
 	return nil, unix.EAGAIN
-}
-
-// act calls with the view's rights, and gives up when the file system does not
-// answer. What was given up is waited for by nobody; one such call stands for
-// all that would follow.
-func (v *View) act(call func() error) error {
-	v.mu.Lock()
-	stuck := v.stuck
-	v.mu.Unlock()
-	if stuck > 0 {
-		return ErrStuck
-	}
-	done := make(chan error, 1)
-	var mu sync.Mutex
-	var left, ended bool
-	go func() {
-		err := v.id.do(call)
-		mu.Lock()
-		defer mu.Unlock()
-		if ended = true; left {
-			v.mu.Lock()
-			v.stuck--
-			v.mu.Unlock()
-		}
-		done <- err
-	}()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case err := <-done:
-		return err
-	case <-timer.C:
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if ended {
-		return <-done
-	}
-	left = true
-	v.mu.Lock()
-	v.stuck++
-	v.mu.Unlock()
-	return ErrStuck
 }
 
 // plain refuses what is no file on a disk or in memory: devices, pipes, and
@@ -250,75 +256,19 @@ func openAt(dir *os.File, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), dir.Name()+"/"+name), nil
 }
 
+// maxProc bounds what is read of a file of a process. 65536 groups, as many as one
+// may have, take 720 kB.
+const maxProc = 1 << 20
+
 func readAt(dir *os.File, name string) (string, error) {
 	f, err := openAt(dir, name, unix.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = f.Close() }() // only read
-	content, err := io.ReadAll(io.LimitReader(f, 1<<16))
+	content, err := io.ReadAll(io.LimitReader(f, maxProc+1))
+	if err == nil && len(content) > maxProc {
+		err = errors.New("it is longer than any of its kind") // a half of it may say something else
+	}
 	return string(content), err
-}
-
-// startOf is field 22 of the process's stat line.
-func startOf(proc *os.File) (uint64, error) {
-	stat, err := readAt(proc, "stat")
-	if err != nil {
-		return 0, err
-	}
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 {
-		return 0, errors.New("its stat line is short")
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
-}
-
-// identityOf is the user who registered the process, with the groups that the
-// process has and, if that user is root, its capabilities over files: anybody's
-// process may become one with more rights, by a set-user-ID file or one that
-// brings capabilities, and stays the same process.
-func identityOf(proc *os.File, p state.Process) (Identity, error) {
-	id := Identity{UID: p.UID, GID: p.GID}
-	status, err := readAt(proc, "status")
-	if err != nil {
-		return id, err
-	}
-	for line := range strings.Lines(status) {
-		key, value, _ := strings.Cut(line, ":")
-		switch value = strings.TrimSpace(value); key {
-		case "Uid": // real, effective, saved, of files
-			for _, word := range strings.Fields(value) {
-				if word != strconv.FormatUint(uint64(p.UID), 10) {
-					return id, fmt.Errorf("uid %d registered it, and it runs as uid %s by now; register it anew", p.UID, word)
-				}
-			}
-		case "Groups":
-			for _, word := range strings.Fields(value) {
-				group, err := strconv.ParseUint(word, 10, 32)
-				if err != nil {
-					return id, fmt.Errorf("read its groups: %w", err)
-				}
-				id.Groups = append(id.Groups, uint32(group))
-			}
-		case "CapEff":
-			caps, err := strconv.ParseUint(value, 16, 64)
-			if err != nil {
-				return id, fmt.Errorf("read its capabilities: %w", err)
-			}
-			if p.UID == 0 && sameUserNamespace(proc) { // else they mean nothing here
-				id.caps = caps & fileCaps
-			}
-		}
-	}
-	return id, nil
-}
-
-func sameUserNamespace(proc *os.File) bool {
-	ours, err := os.Readlink("/proc/self/ns/user")
-	if err != nil {
-		return false
-	}
-	buf := make([]byte, 64)
-	n, err := unix.Readlinkat(int(proc.Fd()), "ns/user", buf)
-	return err == nil && string(buf[:n]) == ours
 }

@@ -1,11 +1,13 @@
 package secrets
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -218,6 +220,20 @@ func unchanged(t *testing.T) {
 	}
 }
 
+// Groups make a status long; half a number would be another group.
+func TestManyGroups(t *testing.T) {
+	testenv.Privileged(t)
+	cmd := exec.Command("sleep", "300")
+	groups := make([]uint32, 20000)
+	for i := range groups {
+		groups[i] = 1_000_000 + uint32(i)
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody, Groups: groups}}
+	if got := view(t, start(t, cmd, nobody)).Owner().Groups; !slices.Equal(got, groups) {
+		t.Errorf("%d groups, the last is %d", len(got), got[len(got)-1])
+	}
+}
+
 // A process in a mount namespace and root of its own: paths are what they are
 // there, and absolute links do not lead out.
 func TestAnotherRoot(t *testing.T) {
@@ -304,42 +320,84 @@ func TestGone(t *testing.T) {
 
 func TestReadDir(t *testing.T) {
 	testenv.Files(t)
-	v, err := Host()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = v.Close() }()
+	v := hostView(t)
 	dir := t.TempDir()
-	for name, content := range map[string]string{"b.pem": "B", "a.pem": "A"} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+	for name, content := range map[string]string{"b.pem": "B", "a.pem": "A", "d/e.pem": "E"} {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, []byte(content), 0o600)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(dir, "c"), 0o700); err != nil {
+	if err := errors.Join(os.Symlink("d/e.pem", dir+"/c.pem"), os.Symlink("d", dir+"/f.pem"), unix.Mkfifo(dir+"/g.pem", 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := v.ReadDir(dir, 100); err != nil || string(got) != "A\nB\n" {
-		t.Errorf("%q, %v", got, err)
+	opened := watched(t, dir+"/g.pem", unix.IN_OPEN)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	empty := t.TempDir()
+	for _, tc := range []struct {
+		ctx   context.Context //nolint:containedctx // a case's
+		dir   string
+		limit int
+		want  string
+		err   string // "": none
+	}{
+		{t.Context(), dir, 100, "A\nB\nE\n", ""},
+		{t.Context(), dir, 6, "A\nB\nE\n", ""},
+		{t.Context(), dir, 5, "", "together larger than 5 bytes"},
+		{t.Context(), empty, 100, "", ""},
+		{t.Context(), dir + "/none", 100, "", "no such file"},
+		{ended, dir, 100, "", "context canceled"},
+	} {
+		got, err := v.ReadDir(tc.ctx, tc.dir, tc.limit)
+		if string(got) != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%s, %d bytes: %q, %v; want %q, %s", tc.dir, tc.limit, got, err, tc.want, tc.err)
+		}
 	}
-	if _, err := v.ReadDir(filepath.Join(dir, "none"), 100); err == nil {
-		t.Error("no error for what is not there")
+	if opened() {
+		t.Error("a pipe was opened")
 	}
 }
 
-// A file system that never answers holds up one call, and none after it.
-func TestStuck(t *testing.T) {
+// A directory of the caller's choosing costs little, however much is in it.
+func TestAFullDirectory(t *testing.T) {
 	testenv.Files(t)
-	v := &View{id: self()}
-	hang := make(chan struct{})
-	t.Cleanup(func() { close(hang) })
-	began := time.Now()
-	if err := v.act(func() error { <-hang; return nil }); !errors.Is(err, ErrStuck) {
-		t.Errorf("first: %v", err)
+	v := hostView(t)
+	dir := t.TempDir()
+	fill := func(from, to int) {
+		for n := from; n < to; n++ {
+			if err := os.Symlink("none", fmt.Sprintf("%s/%d", dir, n)); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
-	if took := time.Since(began); took < patience {
-		t.Errorf("gave up after %v", took)
+	fill(0, maxNames-1)
+	if err := os.WriteFile(dir+"/a", []byte("A"), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	if err := v.act(func() error { return nil }); !errors.Is(err, ErrStuck) {
-		t.Errorf("second: %v", err)
+	if _, err := v.ReadDir(t.Context(), dir, 100); err == nil || strings.Contains(err.Error(), "more than") {
+		t.Errorf("1000 names: %v", err) // a link that leads nowhere
 	}
+	fill(maxNames, maxNames+1)
+	if _, err := v.ReadDir(t.Context(), dir, 100); err == nil || !strings.Contains(err.Error(), "more than 1000 names") {
+		t.Errorf("1001 names: %v", err)
+	}
+	d, err := v.Dir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = d.Close() }()
+	if err := d.Forget("a"); err != nil || d.Has("a") {
+		t.Errorf("not removed among so many: %v", err)
+	}
+}
+
+func hostView(t *testing.T) *View {
+	t.Helper()
+	v, err := Host("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = v.Close() })
+	return v
 }
