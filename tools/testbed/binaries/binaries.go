@@ -154,7 +154,7 @@ func find(ctx context.Context, progress io.Writer, t tool) (string, error) {
 	}
 	path, err = t.cached(ctx, progress, root, runtime.GOARCH+"\n"+string(pin))
 	if err != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w; or put %s %v or later on PATH, or name one in %s", err, t.name, least, t.env)
+		err = fmt.Errorf("%w: try again when the network is there, or put %s %v or later on PATH, or name one in %s", err, t.name, least, t.env)
 	}
 	return path, err
 }

@@ -78,11 +78,12 @@ func extract(archive, name, out string) (err error) {
 
 func run(cmd *exec.Cmd, log io.Writer) error {
 	cmd.Stdout, cmd.Stderr = log, log
+	fmt.Fprintln(log, cmd)
 	// Asked to end, so that it takes its own scratch away; killed if it does not.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("run %s: %w", cmd, err)
+		return fmt.Errorf("%s: %w", filepath.Base(cmd.Path), err)
 	}
 	return nil
 }
