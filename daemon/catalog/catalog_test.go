@@ -157,7 +157,11 @@ func TestNotApplied(t *testing.T) {
 			want(t, c, "a", "b")
 			var before []entry
 			f.set(func() { before = f.nodes; tt.fault(f); f.index++ })
+			began := eventually(t, c, "problem", func(s Status) bool { return s.Problem != "" }).Since
 			s := eventually(t, c, "problem", func(s Status) bool { return s.Errors > 6 })
+			if !s.Since.Equal(began) {
+				t.Errorf("no contact since %v, and later since %v", began, s.Since)
+			}
 			if !strings.Contains(s.Problem, tt.want) || !strings.Contains(s.Problem, f.addr()) && !strings.Contains(s.Problem, "ports.grpc") {
 				t.Errorf("problem %q, want %q in it", s.Problem, tt.want)
 			}
