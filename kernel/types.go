@@ -11,7 +11,7 @@ type VIPKey struct {
 	Proto uint16         // ProtoTCP; others are for later
 }
 
-// ProtoTCP is IPPROTO_TCP. An MPTCP socket's connect is looked up as TCP too.
+// ProtoTCP is IPPROTO_TCP. An MPTCP socket connects by a subflow that is TCP's.
 const ProtoTCP = 6
 
 // VIP is one entry of the kernel's map: what a connect to Key becomes.

@@ -252,9 +252,4 @@ static __always_inline bool denied_elsewhere(void)
 	return true;
 }
 
-static __always_inline __u16 proto_of(struct bpf_sock_addr *ctx)
-{
-	return ctx->protocol == IPPROTO_MPTCP ? IPPROTO_TCP : ctx->protocol;
-}
-
 #endif

@@ -17,7 +17,7 @@ int lictor_connect4(struct bpf_sock_addr *ctx)
 	if (denied_elsewhere())
 		return ALLOW;
 	key.port = ctx->user_port;
-	key.proto = proto_of(ctx);
+	key.proto = ctx->protocol;
 	if (redirect(ctx, &key, &b) == DENY)
 		return DENY;
 	ctx->user_ip4 = b.addr[3];
@@ -37,7 +37,7 @@ int lictor_connect6(struct bpf_sock_addr *ctx)
 	if (denied_elsewhere())
 		return ALLOW;
 	key.port = ctx->user_port;
-	key.proto = proto_of(ctx);
+	key.proto = ctx->protocol;
 	if (redirect(ctx, &key, &b) == DENY)
 		return DENY;
 	ctx->user_ip6[0] = b.addr[0];

@@ -13,8 +13,6 @@
 #define AF_INET	      2
 #define AF_INET6      10
 #define SOCK_STREAM   1
-#define IPPROTO_TCP   6
-#define IPPROTO_MPTCP 262
 #define EPERM	      1
 #define ECONNABORTED  103
 #define ECONNRESET    104
