@@ -10,8 +10,8 @@ import (
 
 // One of three servers is killed under a fleet of 60, balanced and so without
 // room: each survivor takes 22 of the 30 that it will have to, until Consul no
-// longer counts the dead one. From then on the rest must not wait long, with
-// lictord or without.
+// longer counts the dead one. As many as that admits are up again at once, and
+// the rest must not wait long from then on, with lictord or without.
 func TestAFleetFailsOverWhenConsulAdmitsIt(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -35,6 +35,8 @@ func TestAFleetFailsOverWhenConsulAdmitsIt(t *testing.T) {
 			if victim == leader {
 				victim = w.cluster.Server(1)
 			}
+			before := streams(fleet)
+			room := 2*limit(proxies, 3) - (proxies - before[victim.XDS()])
 			w.must(tc.do(w.lictor))
 			_, since := fleet.Events(0)
 			killed := time.Now()
@@ -63,14 +65,21 @@ func TestAFleetFailsOverWhenConsulAdmitsIt(t *testing.T) {
 				t.Errorf("the last proxy is up %v after Consul published two ready servers, want %v", late, tc.within)
 			}
 			w.isWithinLimits(proxies, 2, fleet)
-			connects := 0
+			connects, atOnce := 0, 0
 			events, _ := fleet.Events(since)
 			for _, e := range events {
-				if e.Kind == xds.Connected {
+				switch {
+				case e.Kind == xds.Connected:
 					connects++
+				case e.Kind == xds.Up && e.At.Sub(killed) <= 500*time.Millisecond:
+					atOnce++
 				}
 			}
-			t.Logf("%d connects by 20 proxies, of which %d were refused", connects, refusals(fleet, since))
+			t.Logf("%d connects by %d proxies, of which %d were refused; %d were up again at once",
+				connects, before[victim.XDS()], refusals(fleet, since), atOnce)
+			if atOnce < room {
+				t.Errorf("%d proxies were up again within 500ms, the servers' limits admit %d", atOnce, room)
+			}
 		})
 	}
 }
