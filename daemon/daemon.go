@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -54,6 +55,7 @@ type Daemon struct {
 	page        *statuspage.Page
 	hub         connections.Hub
 	attached    attachment
+	miscounted  atomic.Uint64 // live connections that the kernel's counts were off by at the start
 }
 
 // Run is lictord until ctx ends. Whatever it returns, redirects go on: the
@@ -176,6 +178,7 @@ func (d *Daemon) run(ctx context.Context, logger *slog.Logger) error {
 		{"servers", d.followServers},
 		{"events", d.readEvents},
 		{"attachment", d.watchAttachment},
+		{"recount", d.recount},
 		{"owners", owners.NewWatcher(d.registry, d.resolver, logger).Run},
 		{"presence", d.watchPresence(logger)},
 		{"credentials", d.credentials.Run},

@@ -8,6 +8,7 @@ import (
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/metrics"
+	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/kernel"
 )
@@ -73,7 +74,7 @@ func (d *Daemon) reading(ctx context.Context) (metrics.Reading, error) {
 		Proxies:     map[v1.ProxyState]int{},
 		Reasons:     reasons,
 		RingDropped: reasons[kernel.ReasonRingDropped],
-		Drift:       drift(d.registry),
+		Drift:       d.drift(),
 		Journal: metrics.Journal{
 			Seq: stats.Last, Bytes: stats.Bytes, Writable: d.registry.JournalProblem() == nil, Pending: snap.Pending,
 		},
@@ -111,10 +112,36 @@ func (d *Daemon) readServers(snap registry.Snapshot) ([]metrics.Server, error) {
 	return servers, nil
 }
 
-func drift(r *registry.Registry) map[string]uint64 {
-	out := map[string]uint64{}
-	for kind, n := range r.Drift() {
+func (d *Daemon) drift() map[string]uint64 {
+	out := map[string]uint64{string(reconcile.DriftConnections): d.miscounted.Load()}
+	for kind, n := range d.registry.Drift() {
 		out[string(kind)] = n
 	}
 	return out
+}
+
+// recount compares the kernel's counts of live connections with its sockets. What
+// is off stays off until the next boot, as counters have one writer; so it is said.
+func (d *Daemon) recount(ctx context.Context) error {
+	found, err := d.kernel.Recount()
+	if err != nil {
+		d.log.Warn("live connections not recounted; their gauge is what the kernel has counted", "err", err)
+		return nil
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	snap, err := d.registry.Snapshot(ctx)
+	if err != nil {
+		return err
+	}
+	names := map[uint16]string{}
+	for id, slot := range snap.Slots {
+		names[slot] = id
+	}
+	for slot, off := range found {
+		d.miscounted.Add(uint64(max(off, -off)))
+		d.log.Warn("count of live connections differs from the sockets that there are", "server", names[slot], "too_many", off)
+	}
+	return nil
 }

@@ -109,7 +109,7 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 		Attachment: v1.Attachment{
 			InEffect: hookErr == nil, Cgroup: found.Cgroup, CgroupID: found.CgroupID, Verified: verified,
 		},
-		Reasons: map[string]uint64{}, Drift: drift(b.registry),
+		Reasons: map[string]uint64{}, Drift: b.drift(),
 		Ring: v1.Ring{Events: b.metrics.RingEvents()},
 	}
 	if hookErr != nil {

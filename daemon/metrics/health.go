@@ -41,7 +41,7 @@ var (
 		v1.ProxyConnected, v1.ProxyIdle, v1.ProxyWaiting, v1.ProxyNoServer, v1.ProxyNoOwner,
 	}
 	fleetStates = []v1.FleetState{v1.FleetOn, v1.FleetOff, v1.FleetCut}
-	driftKinds  = []reconcile.Drift{reconcile.DriftMissing, reconcile.DriftChanged, reconcile.DriftUnknown}
+	driftKinds  = []reconcile.Drift{reconcile.DriftMissing, reconcile.DriftChanged, reconcile.DriftUnknown, reconcile.DriftConnections}
 )
 
 // label makes a label's value of a word for people.
@@ -60,7 +60,7 @@ func newHealthDescs() healthDescs {
 		ready:    desc("ready", "1 while /readyz says so: the hook is in effect, the journal writable, a server known."),
 		hook:     desc("hook_in_effect", "1 while the hook was verified, in the last seconds, to redirect connects; 0: connects to VIPs fail."),
 		states:   desc("proxy_states", "Registered proxies by what they are doing.", "state"),
-		drift:    desc("reconcile_drift_total", "Differences between the kernel's map and the state that were repaired, by kind.", "kind"),
+		drift:    desc("reconcile_drift_total", "Differences between the kernel's map and the state that were repaired, by kind; connections: by how many the kernel's counts of live ones were off at the start, which stays.", "kind"),
 		seq:      desc("journal_seq", "Sequence number of the last journaled event."),
 		size:     desc("journal_bytes", "Size of the journal's file."),
 		writable: desc("journal_writable", "1 while the journal can be written; 0: registrations and drains are refused, redirects and failover go on."),

@@ -16,6 +16,10 @@ const (
 	DriftMissing Drift = "missing" // an entry that the state has is not in the map
 	DriftChanged Drift = "changed" // an entry differs
 	DriftUnknown Drift = "unknown" // the map has an entry that the state does not know
+
+	// DriftConnections is one between the kernel's counts of live connections and
+	// its sockets, looked for by the daemon at its start, and not repaired.
+	DriftConnections Drift = "connections"
 )
 
 // Changes are the writes that make the map equal to the state.

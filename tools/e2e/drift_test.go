@@ -67,6 +67,16 @@ func TestWhatOthersWriteIntoTheMapIsRepaired(t *testing.T) {
 	})
 	w.must(w.connects(replaced.pod.Node, replaced.vip(), 0))
 	w.must(w.connects(stranger.pod.Node, replaced.vip(), unix.EPERM))
+
+	// The kernel's counts are the kernel's alone: that they are off is said at the
+	// next start, and by how much.
+	live := fmt.Sprintf(drift, "connections")
+	w.must(expect("connections miscounted", w.metric(live), 0))
+	w.must(w.lictor.Kill())
+	w.miscount(3)
+	w.must(w.lictor.Start())
+	w.must(w.lictor.WaitReady(w.ctx))
+	w.eventually(10*time.Second, func() error { return expect("connections miscounted", w.metric(live), 3) })
 }
 
 // owner is a pod that owns a VIP, and of which Consul knows nothing.

@@ -20,9 +20,17 @@ type vipMap struct {
 // openVIPs opens the pinned map, until the test's end.
 func (w *world) openVIPs() vipMap {
 	w.Helper()
-	paths := w.pins("vips_v*")
+	m, members := w.openPinned("vips_v*")
+	return vipMap{w, m, members("vip_key"), members("vip")}
+}
+
+// openPinned opens the only map of a name, until the test's end, with what its own
+// type information says of structs.
+func (w *world) openPinned(pattern string) (*ebpf.Map, func(name string) map[string]btf.Member) {
+	w.Helper()
+	paths := w.pins(pattern)
 	if len(paths) != 1 {
-		w.Fatalf("pinned maps of VIPs: %v, want one", paths)
+		w.Fatalf("pinned maps %s: %v, want one", pattern, paths)
 	}
 	m, err := ebpf.LoadPinnedMap(paths[0], nil)
 	w.must(err)
@@ -32,7 +40,8 @@ func (w *world) openVIPs() vipMap {
 	defer handle.Close()
 	spec, err := handle.Spec(nil)
 	w.must(err)
-	members := func(name string) map[string]btf.Member {
+	return m, func(name string) map[string]btf.Member {
+		w.Helper()
 		var t *btf.Struct
 		w.must(spec.TypeByName(name, &t))
 		byName := map[string]btf.Member{}
@@ -41,7 +50,26 @@ func (w *world) openVIPs() vipMap {
 		}
 		return byName
 	}
-	return vipMap{w, m, members("vip_key"), members("vip")}
+}
+
+// miscount adds to how many connections the kernel has seen come up, on the only
+// server that has had any.
+func (w *world) miscount(more uint64) {
+	w.Helper()
+	m, members := w.openPinned("server_counters_v*")
+	at := members("counters")["established"].Offset.Bytes()
+	for slot := uint32(1); slot < m.MaxEntries(); slot++ { // 0 is the probe's
+		var cpus [][]byte
+		w.must(m.Lookup(slot, &cpus))
+		for _, cpu := range cpus {
+			if n := binary.NativeEndian.Uint64(cpu[at:]); n > 0 {
+				binary.NativeEndian.PutUint64(cpu[at:], n+more)
+				w.must(m.Put(slot, cpus))
+				return
+			}
+		}
+	}
+	w.Fatal("no server has had a connection")
 }
 
 // keyOf makes the key of a VIP: its address as 16 bytes and its port in network
