@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"errors"
+	"maps"
 	"net/netip"
 	"syscall"
 	"testing"
@@ -13,74 +14,88 @@ import (
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
+// Whatever socket it comes from, a connect that is not to be is refused by the error
+// that says why, at once, and counted once.
 func TestDenied(t *testing.T) {
 	r := newRig(t)
-	s := r.serve(1, "127.0.0.1:0", echo)
-	key := VIPKey{Addr: vip4, Proto: ProtoTCP}
-	entry := func(o Owner, ranked ...Backend) VIP {
-		return VIP{Key: key, Slot: 5, Set: 1, Owner: o, Ranked: ranked}
-	}
+	s4, s6 := r.serve(1, "127.0.0.1:0", echo), r.serve(2, "[::1]:0", echo)
 	self := must(cgroup.Stat(r.cfg.Cgroup))
 	other := must(cgroup.Stat(testenv.Cgroup(t)))
+	any := Owner{Kind: OwnerAny}
+	stranger := Owner{Kind: OwnerNetns, ID: r.cookie + 1}
 	for _, c := range []struct {
-		name   string
-		vip    *VIP
-		to     netip.AddrPort
-		errno  syscall.Errno
-		reason Reason
+		name    string
+		owner   Owner
+		port    uint16 // of the entry; 0: none
+		servers bool
+		errno   syscall.Errno
+		reason  Reason
 	}{
-		{"address without entry", nil, vip4, syscall.ECONNREFUSED, ReasonNoEntry},
-		{"port without entry", ptr(entry(Owner{Kind: OwnerAny}, s.Backend)), netip.AddrPortFrom(vip4.Addr(), 80), syscall.ECONNREFUSED, ReasonNoEntry},
-		{"IPv6 address without entry", nil, vip6, syscall.ECONNREFUSED, ReasonNoEntry},
-		{"no server", ptr(entry(Owner{Kind: OwnerAny})), vip4, syscall.ECONNREFUSED, ReasonNoServer},
-		{"other namespace", ptr(entry(Owner{Kind: OwnerNetns, ID: r.cookie + 1}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
-		{"other cgroup", ptr(entry(Owner{Kind: OwnerCgroup, ID: other.ID, Level: other.Level}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
-		{"cgroup at another level", ptr(entry(Owner{Kind: OwnerCgroup, ID: self.ID, Level: self.Level + 1}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
-		{"the root of all cgroups", ptr(entry(Owner{Kind: OwnerCgroup, ID: cgroup.HostRootID}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
-		{"a cgroup without an id, below us", ptr(entry(Owner{Kind: OwnerCgroup, Level: self.Level + 1}, s.Backend)), vip4, syscall.EPERM, ReasonStranger},
-		{"owner unresolved", ptr(entry(Owner{}, s.Backend)), vip4, syscall.EPERM, ReasonOwnerUnresolved},
+		{"address without entry", any, 0, true, syscall.ECONNREFUSED, ReasonNoEntry},
+		{"port without entry", any, 80, true, syscall.ECONNREFUSED, ReasonNoEntry},
+		{"no server", any, 8702, false, syscall.ECONNREFUSED, ReasonNoServer},
+		{"other namespace", stranger, 8702, true, syscall.EPERM, ReasonStranger},
+		{"other namespace, no server", stranger, 8702, false, syscall.EPERM, ReasonStranger},
+		{"other cgroup", Owner{Kind: OwnerCgroup, ID: other.ID, Level: other.Level}, 8702, true, syscall.EPERM, ReasonStranger},
+		{"cgroup at another level", Owner{Kind: OwnerCgroup, ID: self.ID, Level: self.Level + 1}, 8702, true, syscall.EPERM, ReasonStranger},
+		{"the root of all cgroups", Owner{Kind: OwnerCgroup, ID: cgroup.HostRootID}, 8702, true, syscall.EPERM, ReasonStranger},
+		{"a cgroup without an id, below us", Owner{Kind: OwnerCgroup, Level: self.Level + 1}, 8702, true, syscall.EPERM, ReasonStranger},
+		{"owner unresolved", Owner{}, 8702, true, syscall.EPERM, ReasonOwnerUnresolved},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if err := r.k.DeleteVIPs([]VIPKey{key}); err != nil {
+			var keys []VIPKey
+			for vip, server := range map[netip.AddrPort]Backend{vip4: s4.Backend, vip6: s6.Backend} {
+				v := VIP{Key: VIPKey{Addr: netip.AddrPortFrom(vip.Addr(), c.port), Proto: ProtoTCP}, Slot: 5, Set: 1, Owner: c.owner}
+				if c.servers {
+					v.Ranked = []Backend{server}
+				}
+				if c.port != 0 {
+					r.putVIP(v)
+					keys = append(keys, v.Key)
+				}
+			}
+			want := r.reasons()
+			for _, to := range []netip.AddrPort{vip4, mapped(vip4), vip6} {
+				for _, nonblocking := range []bool{false, true} {
+					err := r.ns.Do(func() error {
+						start := time.Now()
+						conn, err := bySyscalls(nonblocking, to)
+						if took := time.Since(start); took > 5*time.Second {
+							t.Errorf("connect to %v took %v", to, took)
+						}
+						if err == nil {
+							conn.Close()
+						}
+						return err
+					})
+					if !errors.Is(err, c.errno) {
+						t.Errorf("connect to %v, not blocking %v: %v, want %v", to, nonblocking, err, c.errno)
+					}
+					want[c.reason]++
+				}
+			}
+			if got := r.reasons(); !maps.Equal(got, want) {
+				t.Errorf("counted %v, want %v", got, want)
+			}
+			if err := r.k.DeleteVIPs(keys); err != nil {
 				t.Fatal(err)
-			}
-			if c.vip != nil {
-				r.putVIP(*c.vip)
-			}
-			before := r.reasons()
-			start := time.Now()
-			conn, err := r.dial(c.to)
-			if err == nil {
-				conn.Close()
-			}
-			if sys, ok := unwrapErrno(err); !ok || sys != c.errno {
-				t.Errorf("connect: %v, want %v", err, c.errno)
-			}
-			if took := time.Since(start); took > 5*time.Second {
-				t.Errorf("took %v", took)
-			}
-			before[c.reason]++
-			if after := r.reasons(); after[c.reason] != before[c.reason] {
-				t.Errorf("counted %d %v, want %d", after[c.reason], c.reason, before[c.reason])
 			}
 		})
 	}
 	for name, o := range map[string]Owner{
-		"any": {Kind: OwnerAny}, "namespace": {Kind: OwnerNetns, ID: r.cookie}, "cgroup": {Kind: OwnerCgroup, ID: self.ID, Level: self.Level},
+		"any": any, "namespace": {Kind: OwnerNetns, ID: r.cookie}, "cgroup": {Kind: OwnerCgroup, ID: self.ID, Level: self.Level},
 	} {
 		t.Run("owner by "+name+" is let through", func(t *testing.T) {
-			r.putVIP(entry(o, s.Backend))
+			r.putVIP(VIP{Key: VIPKey{Addr: vip4, Proto: ProtoTCP}, Slot: 5, Set: 1, Owner: o, Ranked: []Backend{s4.Backend}})
 			if err := r.k.ResetVIP(5); err != nil {
 				t.Fatal(err)
 			}
-			if got := r.reach(vip4); got != s.Addr.String() {
+			if got := r.reach(vip4); got != s4.Addr.String() {
 				t.Errorf("reached %s", got)
 			}
 		})
 	}
 }
-
-func ptr[T any](v T) *T { return &v }
 
 // Before Linux 6.1 a hook cannot choose the error, nor ask what others decided.
 func TestDeniedByAnOldKernel(t *testing.T) {

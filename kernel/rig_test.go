@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -265,10 +264,4 @@ func linger(t testing.TB, conn net.Conn) {
 	if err := conn.(*net.TCPConn).SetLinger(0); err != nil {
 		t.Error(err)
 	}
-}
-
-func unwrapErrno(err error) (syscall.Errno, bool) {
-	var errno syscall.Errno
-	ok := errors.As(err, &errno)
-	return errno, ok
 }
