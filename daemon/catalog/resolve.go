@@ -205,8 +205,8 @@ func (c *Catalog) found(addrs []netip.AddrPort) {
 	for i, ap := range addrs {
 		names[i] = ap.String()
 	}
-	c.targets.setOperator(names)
 	if !c.cfg.WatchDisabled {
+		c.targets.setOperator(names)
 		select {
 		case c.resolved <- struct{}{}:
 		default:

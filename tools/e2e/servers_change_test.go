@@ -28,19 +28,21 @@ const inMapWithin = 100 * time.Millisecond
 // of Consul answering a blocking query: one of the test's own, at the server
 // that lictord follows, which is answered in the same moment as lictord's.
 func TestANewServerIsInTheMapAtOnce(t *testing.T) {
-	const proxies, attempts = 100, 3
+	const proxies = 100
 	w := newWorld(t, 3, 2*time.Minute)
 	vips := w.openVIPs()
-	var took time.Duration
-	for i := range attempts { // on a busy machine the test itself may be late
+	// Two of three: on a busy machine the test itself may be late.
+	for i, late := 0, 0; i-late < 2; i++ {
 		w.registerMany(fmt.Sprintf("web-%d", i), proxies)
-		took = w.newServerAfter(vips, (i+1)*proxies)
+		took := w.newServerAfter(vips, (i+1)*proxies)
 		t.Logf("in the map %v after Consul's answer", took)
 		if took <= inMapWithin {
-			return
+			continue
+		}
+		if late++; late == 2 {
+			t.Fatalf("in the map %v after Consul's answer, want %v", took, inMapWithin)
 		}
 	}
-	t.Errorf("in the map %v after Consul's answer, want %v", took, inMapWithin)
 }
 
 // newServerAfter adds a server and returns how long after Consul's answer it was in that
