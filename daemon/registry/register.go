@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
@@ -13,7 +14,8 @@ type Request struct {
 	ID, Node, Namespace, Partition string
 	Owner                          state.Owner
 	// OwnerGone says whether a former owner is gone from the host; it is asked
-	// when the proxy is registered with another one. nil: it is not.
+	// when the proxy is registered with another one, by the caller's goroutine, as
+	// it may scan all processes. nil: it is not.
 	OwnerGone func(state.Owner) bool
 	// Override lets a new owner replace one that is still there.
 	Override bool
@@ -34,33 +36,54 @@ type Request struct {
 // returns has no counters.
 func (r *Registry) Register(ctx context.Context, req Request) (View, error) {
 	view := make(chan View, 1)
-	err := r.submit(ctx, &promise{
-		subject: req.ID,
-		decide: func(b *batch) ([]state.Body, error) {
-			if p := r.s.Proxies[req.ID]; p != nil {
-				return r.reregister(p, req)
-			}
-			return r.grant(b, req)
-		},
-		done: func() { view <- r.viewOf(r.s, r.s.Proxies[req.ID]) },
-	})
-	if err != nil {
-		return View{}, err
+	var former *state.Owner // the last that was found to be gone
+	for {
+		err := r.submit(ctx, &promise{
+			subject: req.ID,
+			decide: func(b *batch) ([]state.Body, error) {
+				if p := r.s.Proxies[req.ID]; p != nil {
+					return r.reregister(p, req, former)
+				}
+				return r.grant(b, req)
+			},
+			done: func() { view <- r.viewOf(r.s, r.s.Proxies[req.ID]) },
+		})
+		if err == nil {
+			return <-view, nil
+		}
+		taken := (*takenError)(nil)
+		if !errors.As(err, &taken) || req.OwnerGone == nil || !req.OwnerGone(taken.owner) {
+			return View{}, err
+		}
+		former = &taken.owner
 	}
-	return <-view, nil
 }
 
-// reregister decides on a request for a proxy that is registered.
-func (r *Registry) reregister(p *state.Proxy, req Request) ([]state.Body, error) {
+// takenError is ErrIdentity: the proxy is another owner's, who was on the host
+// when he was last looked for.
+type takenError struct {
+	id    string
+	owner state.Owner
+}
+
+func (e *takenError) Error() string {
+	return fmt.Sprintf("%v: %s is owned by another %s, which is still there; deregister it from there, or as root", ErrIdentity, e.id, e.owner.Kind)
+}
+
+func (e *takenError) Unwrap() error { return ErrIdentity }
+
+// reregister decides on a request for a proxy that is registered. gone is an owner
+// that is not on the host, nil for none.
+func (r *Registry) reregister(p *state.Proxy, req Request, gone *state.Owner) ([]state.Body, error) {
 	if p.Node != req.Node || p.Namespace != req.Namespace || p.Partition != req.Partition {
 		return nil, fmt.Errorf("%w: %s belongs to node %q, namespace %q, partition %q; deregister it first, or choose another id",
 			ErrIdentity, p.ID, p.Node, p.Namespace, p.Partition)
 	}
 	old, owner := p.Owner, req.Owner
 	same := sameOwner(old, owner)
-	if !same && !req.Override && r.there(old, req.OwnerGone) {
-		return nil, fmt.Errorf("%w: %s is owned by another %s, which is still there; deregister it from there, or as root",
-			ErrIdentity, p.ID, old.Kind)
+	// One of another boot is not there: what has its path now has not asked.
+	if !same && !req.Override && reconcile.Resolved(old, r.cfg.BootID) && (gone == nil || *gone != old) {
+		return nil, &takenError{p.ID, old}
 	}
 	change := state.ProxyChanged{ID: p.ID}
 	if !same {
@@ -128,12 +151,6 @@ func (q *Request) settle(p *state.Proxy, change *state.ProxyChanged) {
 // path they were found.
 func sameOwner(a, b state.Owner) bool {
 	return a.Kind == b.Kind && a.ID == b.ID && a.BootID == b.BootID
-}
-
-// there says whether an owner is on the host. One of another boot is not: what
-// has its path now has not asked.
-func (r *Registry) there(o state.Owner, gone func(state.Owner) bool) bool {
-	return reconcile.Resolved(o, r.cfg.BootID) && (gone == nil || !gone(o))
 }
 
 // grant gives the next free VIP and ranks servers for it. Both are journaled

@@ -67,6 +67,31 @@ func TestRegisterAgainWritesTheEntry(t *testing.T) {
 	})
 }
 
+// Whether the former owner is gone is looked for beside the writer, which serves
+// others meanwhile, and another owner who has come by then is not overlooked.
+func TestRegisterLooksForTheFormerOwner(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.mustRegister("a")
+		between := request("a")
+		between.Owner.ID, between.Override = 7001, true
+		req := request("a")
+		var asked []uint64
+		req.Owner.ID, req.OwnerGone = 7002, func(o state.Owner) bool {
+			asked = append(asked, o.ID)
+			if _, err := h.r.Register(t.Context(), between); err != nil {
+				t.Error(err)
+			}
+			return o.ID == 7000
+		}
+		if _, err := h.r.Register(t.Context(), req); !errors.Is(err, ErrIdentity) {
+			t.Errorf("Register: %v", err)
+		}
+		if e := h.inForce("a"); e.Owner.ID != 7001 || !slices.Equal(asked, []uint64{7000, 7001}) {
+			t.Errorf("owner in the map %d; asked about %d", e.Owner.ID, asked)
+		}
+	})
+}
+
 func TestRegisterConflicts(t *testing.T) {
 	gone := func(state.Owner) bool { return true }
 	for _, tc := range []struct {
