@@ -61,9 +61,13 @@ func (r *Run) Cgroup(elem ...string) (string, error) {
 // all are gone. An absent cgroup is success. The cgroup must be removed then:
 // kernels exist (6.18) that kill whatever is later cloned into it.
 func killCgroup(ctx context.Context, dir string) error {
-	err := os.WriteFile(filepath.Join(dir, "cgroup.kill"), []byte("1"), 0)
+	kill, err := os.OpenFile(filepath.Join(dir, "cgroup.kill"), os.O_WRONLY, 0) // to make it would be EACCES, not ENOENT
 	if errors.Is(err, fs.ErrNotExist) {
 		return killEach(dir)
+	}
+	if err == nil {
+		_, err = kill.WriteString("1")
+		err = errors.Join(err, kill.Close())
 	}
 	if err != nil {
 		return fmt.Errorf("kill cgroup: %w", err)
