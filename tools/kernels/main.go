@@ -17,13 +17,13 @@ const (
 	// cache is below the repository's root, and outlives make clean.
 	cache = ".cache/kernels"
 	// testTimeout is for one package's tests, which take seconds on a real processor.
-	testTimeout = 15 * time.Minute
+	testTimeout = 30 * time.Minute
 )
 
 func main() {
 	only := flag.String("only", "", "kernels to run, such as \"6.1 6.12\"; default: all")
 	accel := flag.String("accel", "tcg,thread=multi", "QEMU's accelerator: kvm, where it works, takes seconds for minutes")
-	within := flag.Duration("within", 30*time.Minute, "for one kernel, which is then given up")
+	within := flag.Duration("within", 45*time.Minute, "for one kernel, which is then given up")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()

@@ -118,9 +118,9 @@ func apt(dir string, r release) ([]string, error) {
 }
 
 // wanted are the packages that hold a kernel and its modules: since 7.1 the
-// image's package is empty, and depends on one for each.
+// image's package is empty, and depends on one for each part.
 func wanted(depends string) (packages []string) {
-	name := regexp.MustCompile(`^linux-(image|binary|modules)-[0-9][^ ]*-amd64$`)
+	name := regexp.MustCompile(`^linux-(image|base|binary|modules)-[0-9][^ ]*-amd64$`)
 	for line := range strings.Lines(depends) {
 		if line = strings.TrimSpace(line); name.MatchString(line) {
 			packages = append(packages, line)

@@ -82,7 +82,7 @@ func TestPick(t *testing.T) {
 func TestWantedPackages(t *testing.T) {
 	for depends, want := range map[string]string{
 		"linux-image-amd64\n  Depends: linux-image-6.1.0-50-amd64\nlinux-image-6.1.0-50-amd64\n  Depends: kmod\nkmod\n":                                                     "linux-image-6.1.0-50-amd64",
-		"linux-image-amd64\nlinux-image-7.2.13+deb14-amd64\nlinux-base\nlinux-base-7.2.13+deb14-amd64\nlinux-binary-7.2.13+deb14-amd64\nlinux-modules-7.2.13+deb14-amd64\n": "linux-image-7.2.13+deb14-amd64 linux-binary-7.2.13+deb14-amd64 linux-modules-7.2.13+deb14-amd64",
+		"linux-image-amd64\nlinux-image-7.2.13+deb14-amd64\nlinux-base\nlinux-base-7.2.13+deb14-amd64\nlinux-binary-7.2.13+deb14-amd64\nlinux-modules-7.2.13+deb14-amd64\n": "linux-image-7.2.13+deb14-amd64 linux-base-7.2.13+deb14-amd64 linux-binary-7.2.13+deb14-amd64 linux-modules-7.2.13+deb14-amd64",
 	} {
 		if got := strings.Join(wanted(depends), " "); got != want {
 			t.Errorf("wanted %s, want %s", got, want)

@@ -93,7 +93,7 @@ func enterHost() error {
 	}
 	for _, m := range []struct{ kind, at string }{
 		{"devtmpfs", "/dev"}, {"devpts", "/dev/pts"}, {"tmpfs", "/dev/shm"}, {"proc", "/proc"}, {"sysfs", "/sys"},
-		{"cgroup2", "/sys/fs/cgroup"}, {"bpf", "/sys/fs/bpf"}, {"tmpfs", "/tmp"}, {"tmpfs", "/run"},
+		{"cgroup2", "/sys/fs/cgroup"}, {"bpf", "/sys/fs/bpf"}, {"tmpfs", "/run"},
 	} {
 		if err := mount(m.kind, root+m.at, ""); err != nil {
 			return err
@@ -134,6 +134,6 @@ func step(out *os.File, s guest.Step) error {
 	if status.Signaled() {
 		code = 128 + int(status.Signal())
 	}
-	_, err = fmt.Fprintln(out, guest.End(s.Name, code, time.Since(start)))
+	_, err = fmt.Fprintln(out, "\n"+guest.End(s.Name, code, time.Since(start))) // whatever it said last
 	return err
 }
