@@ -61,7 +61,9 @@ func askStart(fd, pid int) (uint64, error) {
 	return start, nil
 }
 
-// askStartByPid at least does not take the process of another user.
+// askStartByPid at least does not take the process of another user, nor one that
+// may use another's rights. Whose directory its own is would not tell: root's is
+// that of anybody whose process cannot be looked into.
 func askStartByPid(fd, pid int) (uint64, error) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
@@ -71,9 +73,16 @@ func askStartByPid(fd, pid int) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var st unix.Stat_t
-	if err := unix.Stat(fmt.Sprintf("/proc/%d", pid), &st); err != nil || st.Uid != cred.Uid && st.Uid != 0 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
 		return 0, errors.Join(fs.ErrNotExist, err)
+	}
+	users, err := process.Users(string(status))
+	if err != nil {
+		return 0, err
+	}
+	if users != [4]uint32{cred.Uid, cred.Uid, cred.Uid, cred.Uid} {
+		return 0, fs.ErrNotExist
 	}
 	return start, nil
 }

@@ -1,13 +1,17 @@
 package server
 
 import (
+	"crypto/rand"
 	"errors"
 	"io/fs"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/process"
@@ -76,5 +80,67 @@ func TestACallerThatHasEnded(t *testing.T) {
 	}
 	if _, err := startOf(conn, 0); !errors.Is(err, ErrInvalid) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("startOf() of a pid in no namespace of ours = %v", err)
+	}
+}
+
+// Before Linux 6.5 the caller's process is known by its pid and user alone: one
+// that is not its user's, in every way, is not taken for it.
+func TestTheCallersUser(t *testing.T) {
+	const nobody = 65534
+	if path := os.Getenv("CONNECT_UNSEEN"); path != "" { // the other process
+		conn, err := net.Dial("unix", path)
+		if err == nil {
+			// Its directory below /proc is root's now, as after many an exec.
+			err = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+		}
+		if err == nil {
+			_, err = conn.Write([]byte{1})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = conn.Read(make([]byte, 1)) // until the test ends
+		return
+	}
+	testenv.Privileged(t)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: "@" + t.Name() + rand.Text(), Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	child := exec.Command("/proc/self/exe", "-test.run=^TestTheCallersUser$")
+	child.Env = append(os.Environ(), "CONNECT_UNSEEN="+l.Addr().String())
+	child.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = child.Wait() }()
+	conn, err := l.AcceptUnix()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	file, err := conn.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	want, err := process.Start(child.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := askStartByPid(int(file.Fd()), child.Process.Pid); got != want || err != nil {
+		t.Errorf("the caller itself: %d, %v; want %d", got, err, want)
+	}
+	roots := exec.Command("sleep", "60") // not this process: its first thread may have become a test's user
+	if err := roots.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = roots.Process.Kill(), roots.Wait() }()
+	if _, err := askStartByPid(int(file.Fd()), roots.Process.Pid); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("root's process that has its pid: %v", err)
 	}
 }
