@@ -29,15 +29,10 @@ func (b backend) Deregister(ctx context.Context, caller server.Caller, id string
 	return problem(err)
 }
 
-// allow refuses whoever is neither root nor in the owner's network namespace.
+// allow refuses whoever may not use a proxy.
 func (b backend) allow(caller server.Caller) func(*state.Proxy) error {
 	return func(p *state.Proxy) error {
-		o := p.Owner
-		own := o.Kind == state.OwnerNetns && o.ID == caller.NetnsCookie && reconcile.Resolved(o, b.resolver.BootID)
-		if caller.UID == 0 || own {
-			return nil
-		}
-		return fmt.Errorf("%w: the proxy belongs to another %s; ask from there, or as root", server.ErrForbidden, o.Kind)
+		return caller.MayUse(p.ID, owner(p.Owner, reconcile.Resolved(p.Owner, b.resolver.BootID)))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/process"
 	"github.com/lictor-mesh/lictor/daemon/registry"
+	"github.com/lictor-mesh/lictor/state"
 )
 
 // Proxies implements server.Backend.
@@ -33,12 +34,16 @@ func (b backend) Proxy(ctx context.Context, id string) (v1.Proxy, error) {
 	return b.proxy(views[0]), nil
 }
 
+func owner(o state.Owner, resolved bool) v1.Owner {
+	return v1.Owner{Kind: string(o.Kind), Path: o.Path, ID: o.ID, Resolved: resolved}
+}
+
 func (b backend) proxy(v registry.View) v1.Proxy {
 	n := v.Counters
 	p := v1.Proxy{
 		ProxyID: v.ID, NodeName: v.Node, Namespace: v.Namespace, Partition: v.Partition,
 		Port:  b.cfg.VIPPort,
-		Owner: v1.Owner{Kind: string(v.Owner.Kind), Path: v.Owner.Path, ID: v.Owner.ID, Resolved: v.Resolved},
+		Owner: owner(v.Owner, v.Resolved),
 		State: proxyState(v), Servers: serverRefs(v), HeldDown: v.Held,
 		Reason: string(v.Reason), PlacedAt: v.Placed, Registered: v.Registered,
 		Active: n.Active(), Total: n.Established, Failed: n.Failed, Bounced: n.Bounced,

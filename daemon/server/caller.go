@@ -64,18 +64,16 @@ func netnsInode(fd int) (uint64, error) {
 // root says whether the caller may do everything.
 func (c Caller) root() bool { return c.UID == 0 }
 
-// owns says whether the proxy belongs to the caller's network namespace.
-func (c Caller) owns(p v1.Proxy) bool {
-	return p.Owner.Kind == "netns" && p.Owner.Resolved && p.Owner.ID != 0 && p.Owner.ID == c.NetnsCookie
-}
-
-// mayUse says why the caller may not read or end a proxy's registration.
-func (c Caller) mayUse(p v1.Proxy) error {
-	if c.root() || c.owns(p) {
+// MayUse says why the caller may not read or end the registration of a proxy with
+// that owner: it is for root and for the network namespace that owns it. The error
+// is ErrForbidden.
+func (c Caller) MayUse(id string, o v1.Owner) error {
+	own := o.Kind == "netns" && o.Resolved && o.ID != 0 && o.ID == c.NetnsCookie
+	if c.root() || own {
 		return nil
 	}
 	return fmt.Errorf("proxy %q belongs to another owner than the network namespace of uid %d; call as root, or from its namespace: %w",
-		p.ProxyID, c.UID, ErrForbidden)
+		id, c.UID, ErrForbidden)
 }
 
 // mayOperate says why the caller may not do what is for root.

@@ -128,10 +128,10 @@ func TestWhatOthersThanRootMayDo(t *testing.T) {
 func TestAnUnresolvedOwnerIsNobody(t *testing.T) {
 	// A cookie means nothing after a reboot, although it may be equal.
 	c := Caller{UID: 1000, NetnsCookie: 7}
-	if c.owns(v1.Proxy{Owner: v1.Owner{Kind: "netns", ID: 7}}) {
+	if c.MayUse("web", v1.Owner{Kind: "netns", ID: 7}) == nil {
 		t.Error("an owner of before the reboot was taken for the caller")
 	}
-	if (Caller{UID: 1000}).owns(v1.Proxy{Owner: v1.Owner{Kind: "netns", Resolved: true}}) {
+	if (Caller{UID: 1000}).MayUse("web", v1.Owner{Kind: "netns", Resolved: true}) == nil {
 		t.Error("a cookie of 0 was taken for a namespace")
 	}
 }

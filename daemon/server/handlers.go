@@ -143,7 +143,7 @@ func (s *Server) register(ctx context.Context, req request) (any, error) {
 	return s.cfg.Backend.Register(ctx, req.caller, req.id, req.register)
 }
 
-// deregister looks up whose the proxy is; the backend does so again under its
+// deregister looks up whose the proxy is; the backend asks MayUse again under its
 // one writer, where the answer cannot change meanwhile.
 func (s *Server) deregister(ctx context.Context, req request) (any, error) {
 	if !req.caller.root() {
@@ -152,7 +152,7 @@ func (s *Server) deregister(ctx context.Context, req request) (any, error) {
 			return nil, nil // absent is success
 		}
 		if err == nil {
-			err = req.caller.mayUse(proxy)
+			err = req.caller.MayUse(proxy.ProxyID, proxy.Owner)
 		}
 		if err != nil {
 			return nil, err
@@ -168,7 +168,7 @@ func (s *Server) proxies(ctx context.Context, req request) (any, error) {
 	}
 	seen := v1.Proxies{Proxies: []v1.Proxy{}} // an empty list is [], not null
 	for _, proxy := range all {
-		if req.caller.mayUse(proxy) == nil {
+		if req.caller.MayUse(proxy.ProxyID, proxy.Owner) == nil {
 			seen.Proxies = append(seen.Proxies, proxy)
 		}
 	}
@@ -178,7 +178,7 @@ func (s *Server) proxies(ctx context.Context, req request) (any, error) {
 func (s *Server) proxy(ctx context.Context, req request) (any, error) {
 	proxy, err := s.cfg.Backend.Proxy(ctx, req.id)
 	if err == nil {
-		err = req.caller.mayUse(proxy)
+		err = req.caller.MayUse(proxy.ProxyID, proxy.Owner)
 	}
 	return proxy, err
 }
