@@ -82,7 +82,7 @@ generate: go clang ## compile the C core and its Go bindings into kernel/ (commi
 .PHONY: check-generate
 check-generate: go clang ## fail if what is committed is not what generate makes
 	@rm -rf .cache/generate && mkdir -p .cache/generate
-	@cp -r go.mod go.sum kernel .cache/generate/
+	@cp -r go.mod go.sum kernel .cache/generate/ && rm .cache/generate/kernel/lictor_bpf*
 	@cd .cache/generate && $(GO) generate ./kernel/...
 	@diff -r --brief kernel .cache/generate/kernel || { \
 	  echo "make check-generate: run make generate and commit what it changes (made with $$($(CLANG) --version | head -1))" >&2; exit 1; }
@@ -222,7 +222,7 @@ bench-packages: root go ## the packages' own benchmarks, COUNT (6) times; raw ou
 	  tee .cache/bench/$$(date -u +%Y%m%dT%H%M%SZ)-packages.txt
 
 .PHONY: verify
-verify: lint check-generate test-unit test ## all that must hold before a commit is shared
+verify: root lint check-generate test-unit test ## all that must hold before a commit is shared
 
 .PHONY: demo
 demo: root go ## three Consul servers, Envoys, failures and a live table; KEEP=1 leaves it running
