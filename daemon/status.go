@@ -116,6 +116,10 @@ func (b backend) Status(ctx context.Context) (v1.Status, error) {
 		st.Attachment.Problem = hookErr.Error()
 		st.Problems = append(st.Problems, "Connects to VIPs fail: "+hookErr.Error()+". "+hookAdvice(hookErr))
 	}
+	if hookErr == nil && found.Inside != "" {
+		st.Problems = append(st.Problems, fmt.Sprintf("Connects to VIPs were tried from lictord's own cgroup alone (%s): "+
+			"whether others' arrive is not known. Let lictord make a cgroup below %s.", found.Inside, found.Cgroup))
+	}
 	for _, pool := range []string{b.cfg.VIPCIDR.String(), b.cfg.VIPCIDR6.String()} {
 		if pool != noPrefix {
 			st.Pools = append(st.Pools, pool)
@@ -189,6 +193,10 @@ func (b backend) proxyStatus(ctx context.Context, st *v1.Status) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	tally, err := b.registry.Tally(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		st.Problems = append(st.Problems, "Servers and proxies cannot be told: lictord does not get to its own state. If this lasts, see its log, and whether its disk answers.")
+		return nil
+	}
 	if err != nil {
 		return problem(err)
 	}

@@ -135,7 +135,7 @@ func TestTheHookMovesWithTheCgroup(t *testing.T) {
 	if err := r.k.Attach(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if a, err := r.k.Verify(t.Context()); err != nil || a.CgroupID != must(cgroup.ID(r.cfg.Cgroup)) || a.HostRoot {
+	if a, err := r.k.Verify(t.Context()); err != nil || a.CgroupID != must(cgroup.ID(r.cfg.Cgroup)) {
 		t.Errorf("attachment %+v, %v", a, err)
 	}
 	r.wantErr(vip4, syscall.ENETUNREACH) // we are still in the former one

@@ -63,8 +63,8 @@ func (k *Kernel) isProbe(key VIPKey) bool {
 }
 
 // probeConnect proves that a connect of another process is redirected, for each
-// pool whose family this host has, and says how.
-func (k *Kernel) probeConnect(ctx context.Context) (string, error) {
+// pool whose family this host has. What it returns is Attachment's.
+func (k *Kernel) probeConnect(ctx context.Context) (probe, inside string, err error) {
 	k.probe.Lock()
 	defer k.probe.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
@@ -79,27 +79,28 @@ func (k *Kernel) probeConnect(ctx context.Context) (string, error) {
 			continue
 		}
 		vip := netip.AddrPortFrom(p.pool.Addr(), probePort)
-		where, err := k.probeVIP(ctx, vip, p.listen)
+		why, err := k.probeVIP(ctx, vip, p.listen)
 		switch {
 		case errors.Is(err, errNoFamily):
 			missing = append(missing, err)
 		case err != nil:
-			return "", fmt.Errorf("a probe's connect to %v did not arrive: %w", vip, err)
+			return "", "", fmt.Errorf("a probe's connect to %v did not arrive: %w", vip, err)
 		default:
-			proofs = append(proofs, fmt.Sprintf("%v from %s", vip, where))
+			inside = why
+			proofs = append(proofs, vip.String())
 		}
 	}
 	if len(proofs) == 0 {
-		return "", fmt.Errorf("nothing to probe: %w", errors.Join(missing...))
+		return "", "", fmt.Errorf("nothing to probe: %w", errors.Join(missing...))
 	}
-	return strings.Join(proofs, ", "), nil
+	return strings.Join(proofs, ", "), inside, nil
 }
 
 // errNoFamily: the host has no loopback address of the pool's family, so that
 // nobody on it can be sent anywhere by such a VIP.
 var errNoFamily = errors.New("the host has no such addresses")
 
-func (k *Kernel) probeVIP(ctx context.Context, vip netip.AddrPort, listen string) (where string, err error) {
+func (k *Kernel) probeVIP(ctx context.Context, vip netip.AddrPort, listen string) (inside string, err error) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", listen)
 	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
@@ -110,7 +111,7 @@ func (k *Kernel) probeVIP(ctx context.Context, vip netip.AddrPort, listen string
 	}
 	defer l.Close()
 	word := rand.Text()
-	child, owner, where, release := k.probeCommand(ctx, vip.String()+" "+word)
+	child, owner, inside, release := k.probeCommand(ctx, vip.String()+" "+word)
 	defer release()
 	remove, err := k.putProbe(vip, l.Addr().(*net.TCPAddr).AddrPort(), owner)
 	if err != nil {
@@ -125,7 +126,7 @@ func (k *Kernel) probeVIP(ctx context.Context, vip netip.AddrPort, listen string
 	if got := strings.TrimSpace(out.String()); got != vip.String() {
 		return "", fmt.Errorf("it arrived, but sees %s as its peer: getpeername is not hooked", got)
 	}
-	return where, hear(l, word)
+	return inside, hear(l, word)
 }
 
 // hear looks for the word on the connection that the probe made, which is in the
@@ -186,26 +187,26 @@ func (k *Kernel) putProbe(vip, to netip.AddrPort, owner Owner) (remove func() er
 // probeCommand is this executable as the probe, in a new cgroup directly below
 // the hooked one: outside our own, and where only the hook's own cgroup and its
 // ancestors matter. Where no cgroup can be made the probe runs in ours, and
-// where says so. The owner of its VIP is that cgroup, so that nobody else is taken
+// inside says why. The owner of its VIP is that cgroup, so that nobody else is taken
 // for the probe or is refused in its place; zero where cgroups cannot be told apart.
-func (k *Kernel) probeCommand(ctx context.Context, target string) (child *exec.Cmd, owner Owner, where string, release func()) {
+func (k *Kernel) probeCommand(ctx context.Context, target string) (child *exec.Cmd, owner Owner, inside string, release func()) {
 	child = exec.CommandContext(ctx, "/proc/self/exe")
 	child.Env = []string{probeEnv + "=" + target}
 	removeLeft(k.cfg.Cgroup)
 	dir := filepath.Join(k.cfg.Cgroup, probeCgroup+strconv.Itoa(os.Getpid()))
 	err := os.Mkdir(dir, 0o755)
 	if err != nil && !errors.Is(err, os.ErrExist) {
-		return child, owner, fmt.Sprintf("lictord's own cgroup (%v)", err), func() {}
+		return child, owner, err.Error(), func() {}
 	}
 	f, err := os.Open(dir)
 	if err != nil {
-		return child, owner, fmt.Sprintf("lictord's own cgroup (%v)", err), func() { removeCgroup(dir) }
+		return child, owner, err.Error(), func() { removeCgroup(dir) }
 	}
 	child.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(f.Fd())}
 	if info, err := cgroup.Stat(dir); err == nil && info.Level > 0 {
 		owner = Owner{Kind: OwnerCgroup, ID: info.ID, Level: info.Level}
 	}
-	return child, owner, "a cgroup of its own", func() {
+	return child, owner, "", func() {
 		f.Close()
 		removeCgroup(dir)
 	}

@@ -15,9 +15,10 @@ import (
 type Attachment struct {
 	Cgroup   string // directory
 	CgroupID uint64
-	HostRoot bool     // it is the root of the host's hierarchy, not of a container's view of it
-	Programs []string // attached there and ours: "connect4 (program 123)"
-	Probe    string   // what a connect from outside our own cgroup proved; "" when it did not
+	Probe    string // the VIPs to which connects arrived: "239.77.0.0:1, [ff05::7777:0:0]:1"
+	// Inside says why the probe could not connect from outside our own cgroup: what
+	// it proved is then of this daemon's cgroup alone. "": it did.
+	Inside string
 }
 
 // ErrNotAttached is returned by Verify when the hook is not in effect.
@@ -37,51 +38,49 @@ func (k *Kernel) Verify(ctx context.Context) (Attachment, error) {
 	if err != nil {
 		return a, fmt.Errorf("%w: %w", ErrNotAttached, err)
 	}
-	a.CgroupID, a.HostRoot = id, id == cgroup.HostRootID
-	if k.wantRoot && !a.HostRoot {
+	a.CgroupID = id
+	if k.wantRoot && id != cgroup.HostRootID {
 		return a, fmt.Errorf("%w for the whole host: %s is the root of a container's view of the cgroup hierarchy (id %d); run in the host's cgroup namespace, or give the cgroup that is meant",
 			ErrNotAttached, k.cfg.Cgroup, id)
 	}
 	for _, h := range hooks {
-		program, err := k.verifyHook(h, id)
-		if err != nil {
+		if err := k.verifyHook(h, id); err != nil {
 			return a, fmt.Errorf("%w: %s: %w", ErrNotAttached, h.name, err)
 		}
-		a.Programs = append(a.Programs, program)
 	}
-	a.Probe, err = k.probeConnect(ctx)
+	a.Probe, a.Inside, err = k.probeConnect(ctx)
 	if err != nil {
 		return a, fmt.Errorf("%w: %w", ErrNotAttached, err)
 	}
 	return a, nil
 }
 
-func (k *Kernel) verifyHook(h hook, cgroupID uint64) (_ string, err error) {
+func (k *Kernel) verifyHook(h hook, cgroupID uint64) (err error) {
 	l, err := link.LoadPinnedLink(k.pins.linkPath(h.name), nil)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", ErrPinGone
+		return ErrPinGone
 	}
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	info, err := l.Info()
 	if err != nil {
-		return "", err
+		return err
 	}
 	mine, err := h.prog(&k.objs.lictorPrograms).Info()
 	if err != nil {
-		return "", err
+		return err
 	}
 	id, _ := mine.ID()
 	at := info.Cgroup()
 	switch {
 	case info.Program != id:
-		return "", fmt.Errorf("the link leads to %s instead of program %d", describe(info.Program), id)
+		return fmt.Errorf("the link leads to %s instead of program %d", describe(info.Program), id)
 	case at == nil || at.CgroupId == 0:
-		return "", errors.New("its cgroup was removed")
+		return errors.New("its cgroup was removed")
 	case at.CgroupId != cgroupID:
-		return "", fmt.Errorf("it is attached to cgroup id %d, and %s has id %d", at.CgroupId, k.cfg.Cgroup, cgroupID)
+		return fmt.Errorf("it is attached to cgroup id %d, and %s has id %d", at.CgroupId, k.cfg.Cgroup, cgroupID)
 	}
-	return fmt.Sprintf("%s (program %d)", h.name, id), nil
+	return nil
 }

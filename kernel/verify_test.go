@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -37,11 +38,11 @@ func TestVerify(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if a.Cgroup != r.cfg.Cgroup || a.CgroupID != must(cgroup.ID(r.cfg.Cgroup)) || a.HostRoot || len(a.Programs) != len(hooks) {
+				if a.Cgroup != r.cfg.Cgroup || a.CgroupID != must(cgroup.ID(r.cfg.Cgroup)) || a.Inside != "" {
 					t.Errorf("attachment %+v", a)
 				}
 				for _, pool := range []netip.Prefix{r.cfg.Pool4, r.cfg.Pool6} {
-					if pool.IsValid() && !strings.Contains(a.Probe, netip.AddrPortFrom(pool.Addr(), probePort).String()+" from a cgroup of its own") {
+					if pool.IsValid() && !strings.Contains(a.Probe, netip.AddrPortFrom(pool.Addr(), probePort).String()) {
 						t.Errorf("probe %q", a.Probe)
 					}
 				}
@@ -50,6 +51,17 @@ func TestVerify(t *testing.T) {
 				t.Errorf("the probe shows: %v, %v", vips, servers)
 			}
 		})
+	}
+}
+
+// Where no cgroup can be made it is said that the probe proves less.
+func TestVerifyFromWithin(t *testing.T) {
+	r := newRig(t)
+	if err := os.WriteFile(filepath.Join(r.cfg.Cgroup, "cgroup.max.descendants"), []byte("0"), 0); err != nil {
+		t.Fatal(err)
+	}
+	if a, err := r.k.Verify(t.Context()); err != nil || !strings.Contains(a.Inside, "mkdir") {
+		t.Errorf("attachment %+v, %v", a, err)
 	}
 }
 
