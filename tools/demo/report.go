@@ -121,7 +121,7 @@ func (r *report) lines(res result) []string {
 	mark, note := r.paint.good("✓"), r.paint.quiet(res.note)
 	if res.err != nil {
 		mark = r.paint.bad("✗")
-		note = r.paint.bad(strings.ReplaceAll(res.err.Error(), "\n", "; "))
+		note = r.paint.bad(gist(strings.ReplaceAll(res.err.Error(), "\n", "; ")))
 	}
 	took := ""
 	if res.took >= 100*time.Microsecond { // else nothing was waited for
@@ -132,6 +132,16 @@ func (r *report) lines(res result) []string {
 		out = append(out, "  "+note)
 	}
 	return out
+}
+
+// gist leaves out the middle of an error that holds the end of a log: what
+// failed is said first, and why last.
+func gist(text string) string {
+	const head, tail = 100, 350
+	if runes := []rune(text); len(runes) > head+tail {
+		text = string(runes[:head]) + " … " + string(runes[len(runes)-tail:])
+	}
+	return text
 }
 
 // summary is all results at a glance, without what was found.

@@ -75,6 +75,7 @@ func TestResultLines(t *testing.T) {
 	}{
 		{"held", result{"it works", finding{1234 * time.Millisecond, "by itself"}, nil}, "✓ it works" + strings.Repeat(" ", 57) + "   1.23 s\n  by itself"},
 		{"nothing to measure", result{"it works", finding{}, nil}, "✓ it works"},
+		{"failed at length", result{"it works", finding{}, errors.New("it ended: " + strings.Repeat("x", 2000) + ": full")}, "✗ it works\n  it ended: " + strings.Repeat("x", 90) + " … " + strings.Repeat("x", 344) + ": full"},
 		{"failed", result{"it works", finding{note: "by itself"}, errors.New("no\nreally")}, "✗ it works\n  no; really"},
 	} {
 		if got := strings.Join(r.lines(test.in), "\n"); got != test.want {

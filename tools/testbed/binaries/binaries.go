@@ -152,34 +152,44 @@ func find(ctx context.Context, progress io.Writer, t tool) (string, error) {
 	if why != "" {
 		fmt.Fprintf(progress, "%s: not used; name one in %s to have it used whatever it is\n", why, t.env)
 	}
-	path, err = t.cached(ctx, progress, root, runtime.GOARCH+"\n"+string(pin))
-	if err != nil && ctx.Err() == nil {
-		err = fmt.Errorf("%w: try again when the network is there, or put %s %v or later on PATH, or name one in %s", err, t.name, least, t.env)
-	}
-	return path, err
+	return t.cached(ctx, progress, root, least, runtime.GOARCH+"\n"+string(pin))
 }
 
 // cached is the binary in .cache/bin, made unless it is there under that stamp.
-func (t tool) cached(ctx context.Context, progress io.Writer, root, stamp string) (string, error) {
-	bin := filepath.Join(root, ".cache", "bin")
-	if err := os.MkdirAll(bin, 0o755); err != nil {
+func (t tool) cached(ctx context.Context, progress io.Writer, root string, least version, stamp string) (string, error) {
+	path := filepath.Join(root, ".cache", "bin", t.name)
+	if made(path, stamp) { // without the lock, for users who may only read
+		return path, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", fmt.Errorf("make cache directory: %w", err)
 	}
-	unlock, err := lock(ctx, filepath.Join(bin, "."+t.name+".lock"))
+	unlock, err := lock(ctx, filepath.Join(filepath.Dir(path), "."+t.name+".lock"))
 	if err != nil {
-		return "", fmt.Errorf("wait for another %s: %w", t.does, err)
+		return "", fmt.Errorf("%s: lock: %w", t.does, err)
 	}
 	defer unlock()
-	path := filepath.Join(bin, t.name)
-	if have, err := os.ReadFile(path + ".pin"); err == nil && string(have) == stamp {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
+	if made(path, stamp) { // while this waited
+		return path, nil
 	}
 	if err := t.produce(ctx, progress, root, path); err != nil {
-		return "", err
+		if ctx.Err() != nil {
+			return "", fmt.Errorf("%s: %w", t.does, context.Cause(ctx))
+		}
+		return "", fmt.Errorf("%s: %w: try again when the network is there, or put %s %v or later on PATH, or name one in %s", t.does, err, t.name, least, t.env)
 	}
 	return path, os.WriteFile(path+".pin", []byte(stamp), 0o644)
+}
+
+// made tells whether the binary is there under that stamp. The stamp is written
+// last.
+func made(path, stamp string) bool {
+	have, err := os.ReadFile(path + ".pin")
+	if err != nil || string(have) != stamp {
+		return false
+	}
+	_, err = os.Stat(path)
+	return err == nil
 }
 
 // produce makes the binary beside its place and renames it, so that nobody ever
@@ -214,16 +224,13 @@ func (t tool) produce(ctx context.Context, progress io.Writer, root, path string
 	out := filepath.Join(work, t.name)
 	j := job{deps: filepath.Join(root, "tools", "deps", filepath.Dir(t.deps)), work: work, out: out, log: log}
 	if err := t.make(ctx, j); err != nil {
-		if ctx.Err() != nil {
-			return fmt.Errorf("%s: %w", t.does, context.Cause(ctx))
-		}
-		return fmt.Errorf("%s: %w: %s (log in %s)", t.does, err, lastLine(logPath), logPath)
+		return fmt.Errorf("%w: %s (log in %s)", err, lastLine(logPath), logPath)
 	}
 	if err := os.Chmod(out, 0o755); err != nil {
-		return fmt.Errorf("%s: %w", t.does, err)
+		return err
 	}
 	if err := os.Rename(out, path); err != nil {
-		return fmt.Errorf("%s: %w", t.does, err)
+		return err
 	}
 	fmt.Fprintf(progress, "%s is ready after %s\n", t.name, time.Since(started).Round(time.Second))
 	return nil

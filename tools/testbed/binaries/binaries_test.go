@@ -72,6 +72,13 @@ func TestAToolIsMadeOncePerPinnedVersion(t *testing.T) {
 	if n := made.Load(); n != 2 {
 		t.Errorf("made %d times after the pinned version changed, want twice", n)
 	}
+	if err := os.Remove(filepath.Join(root, ".cache/bin/.gizmo.lock")); err != nil {
+		t.Fatal(err)
+	}
+	get(t, gizmo) // as a user who may only read
+	if _, err := os.Stat(filepath.Join(root, ".cache/bin/.gizmo.lock")); !os.IsNotExist(err) {
+		t.Errorf("what is there was locked: %v", err)
+	}
 	left, err := filepath.Glob(filepath.Join(root, ".cache/bin/.gizmo-*"))
 	if err != nil || len(left) > 0 {
 		t.Errorf("scratch left behind: %v, %v", left, err)
