@@ -1,12 +1,17 @@
 package daemon
 
 import (
+	"log/slog"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 	"github.com/lictor-mesh/lictor/daemon/catalog"
+	"github.com/lictor-mesh/lictor/daemon/registry"
+	"github.com/lictor-mesh/lictor/kernel"
+	"github.com/lictor-mesh/lictor/state"
 )
 
 // Status says since when there is no contact with Consul.
@@ -40,4 +45,18 @@ func TestSinceWhenThereIsNoContact(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A registry that does not answer costs status two seconds, and what it alone
+// knows.
+func TestStatusOfAStuckRegistry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := registry.New(registry.Config{State: state.New(), Maps: new(kernel.Kernel), Logger: slog.New(slog.DiscardHandler)}) // and nobody runs it
+		var st v1.Status
+		began := time.Now()
+		err := backend{&Daemon{registry: r}}.proxyStatus(t.Context(), &st)
+		if err != nil || time.Since(began) != 2*time.Second || !strings.Contains(strings.Join(st.Problems, ""), "does not get to its own state") {
+			t.Errorf("after %v: %v, %q", time.Since(began), err, st.Problems)
+		}
+	})
 }
