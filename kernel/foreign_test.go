@@ -194,6 +194,31 @@ func TestAForeignPinIsLeftAlone(t *testing.T) {
 	r.open()
 }
 
+// A map in the place of ours is not used, and not removed: the programs in effect
+// have the other one.
+func TestAForeignMapIsLeftAlone(t *testing.T) {
+	r := newRig(t, neverBounced)
+	s := r.serve(1, "127.0.0.1:0", echo)
+	r.put(vip4, s.Backend)
+	path := r.k.pins.mapPath(lictorMapVips, thisVersion.layouts[lictorMapVips])
+	theirs := must(ebpf.NewMap(must(loadLictor()).Maps[lictorMapVips])) // even of the same kind
+	if err := errors.Join(os.Remove(path), theirs.Pin(path)); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.k.Attach(t.Context()); !errors.Is(err, ErrForeign) || !strings.Contains(err.Error(), path) {
+		t.Errorf("attach: %v", err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+	if got := r.reach(vip4); got != s.Addr.String() {
+		t.Errorf("the hook in effect reaches %s", got)
+	}
+	if err := errors.Join(theirs.Unpin(), theirs.Close(), r.k.Attach(t.Context())); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestOneDaemonPerPath(t *testing.T) {
 	r := newRig(t)
 	if _, err := Open(t.Context(), r.cfg); !errors.Is(err, ErrLocked) {

@@ -229,9 +229,16 @@ func TestFormerEntriesAreDecoded(t *testing.T) {
 			Slot: uint32(value[7]), Owner: Owner{Kind: OwnerAny}, Ranked: []Backend{{Slot: 1, Addr: server}}}, nil
 	}}
 	r.start(v)
+	if vips := must(r.k.VIPs()); len(vips) != 1 || vips[0].Key.Addr != vip4 || vips[0].Slot != 5 || vips[0].Ranked[0].Addr != s.Addr {
+		t.Errorf("copied %+v, want %v to %v", vips, vip4, s.Addr)
+	}
+	// What this version wrote is not written over by the next start before Attach.
+	now := r.serve(2, "127.0.0.1:0", echo)
+	r.put(vip4, now.Backend)
+	r.become(v)
 	r.attach()
-	if got := r.reach(vip4); got != s.Addr.String() {
-		t.Errorf("reached %s", got)
+	if got := r.reach(vip4); got != now.Addr.String() {
+		t.Errorf("reached %s, want %v", got, now.Addr)
 	}
 }
 
