@@ -99,3 +99,23 @@ func TestSeconds(t *testing.T) {
 		}
 	}
 }
+
+func TestRequestsHeldOnlyIfAllWereAnswered(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		of   []counts // of each pair
+		want string   // in the error; "": none
+	}{
+		{"all answered", []counts{{ok: 7}, {ok: 5}}, ""},
+		{"none sent", []counts{{}, {}}, "0 requests were answered"},
+		{"one failed", []counts{{ok: 7}, {ok: 5, failed: 1, err: errors.New("no answer")}}, "12 requests were answered, 1 failed: web to api: no answer"},
+	} {
+		d := &demo{mesh: &mesh{}}
+		for _, c := range test.of {
+			d.mesh.pairs = append(d.mesh.pairs, &pair{from: &member{name: "web"}, to: &member{name: "api"}, counts: c})
+		}
+		if _, err := d.requestsHeld(t.Context()); test.want == "" && err != nil || test.want != "" && (err == nil || !strings.Contains(err.Error(), test.want)) {
+			t.Errorf("%s: %v, want %q", test.name, err, test.want)
+		}
+	}
+}
