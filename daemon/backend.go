@@ -69,6 +69,7 @@ func problem(err error) error {
 		{registry.ErrNotDurable, server.ErrUnavailable},
 		{registry.ErrStopped, server.ErrUnavailable},
 		{registry.ErrPoolFull, server.ErrExhausted},
+		{registry.ErrTooOften, server.ErrTooOften},
 		{fleet.ErrForbidden, server.ErrForbidden},
 		{fleet.ErrUnavailable, server.ErrUnavailable},
 		{fleet.ErrUnknown, server.ErrNotFound},

@@ -104,6 +104,7 @@ func TestErrorsHaveProblems(t *testing.T) {
 		registry.ErrNotDurable:    server.ErrUnavailable,
 		registry.ErrStopped:       server.ErrUnavailable,
 		registry.ErrPoolFull:      server.ErrExhausted,
+		registry.ErrTooOften:      server.ErrTooOften,
 		owners.ErrRootOnly:        server.ErrForbidden,
 		fleet.ErrForbidden:        server.ErrForbidden,
 		fleet.ErrUnavailable:      server.ErrUnavailable,

@@ -17,16 +17,26 @@ func (r *Registry) fold(e state.Event) {
 	if p := r.s.Proxies[id]; p != nil {
 		r.loads.Remove(p.Ranked)
 		delete(r.byIndex, p.Index)
+		r.own(p.Owner, -1)
 		r.left[p.Index] = r.clock()
 	}
 	r.s, r.shared = state.Fold(r.s, e), nil
 	if p := r.s.Proxies[id]; p != nil {
 		r.loads.Add(p.Ranked)
 		r.byIndex[p.Index] = id
+		r.own(p.Owner, 1)
 		delete(r.left, p.Index)
 	}
 	if b, ok := e.Body.(state.ServerSeen); ok {
 		r.slots[b.Server.Slot] = b.Server.ID
+	}
+}
+
+// own counts a proxy of an owner, or takes it back.
+func (r *Registry) own(o state.Owner, n int) {
+	o = forKernel(o)
+	if r.owned[o] += n; r.owned[o] == 0 {
+		delete(r.owned, o)
 	}
 }
 

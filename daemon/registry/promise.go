@@ -30,8 +30,9 @@ type batch struct {
 	set      uint32 // of servers, under which it was decided
 	promises []decided
 	subjects map[string]bool
-	taken    map[uint32]bool // VIP indices given within the batch
-	ranked   [][]string      // lists given within the batch
+	taken    map[uint32]bool     // VIP indices given within the batch
+	ranked   [][]string          // lists given within the batch
+	owned    map[state.Owner]int // proxies given to owners within the batch, as forKernel
 }
 
 type decided struct {
@@ -65,7 +66,7 @@ func (r *Registry) decide() *batch {
 	if len(r.queue) == 0 {
 		return b
 	}
-	b.subjects, b.taken = map[string]bool{}, map[uint32]bool{}
+	b.subjects, b.taken, b.owned = map[string]bool{}, map[uint32]bool{}, map[state.Owner]int{}
 	var later []*promise
 	for _, p := range r.queue {
 		if b.subjects[p.subject] {

@@ -42,7 +42,7 @@ func (r *Registry) Register(ctx context.Context, req Request) (View, error) {
 			subject: req.ID,
 			decide: func(b *batch) ([]state.Body, error) {
 				if p := r.s.Proxies[req.ID]; p != nil {
-					return r.reregister(p, req, former)
+					return r.reregister(b, p, req, former)
 				}
 				return r.grant(b, req)
 			},
@@ -74,13 +74,13 @@ func (e *takenError) Unwrap() error { return ErrIdentity }
 
 // reregister decides on a request for a proxy that is registered. gone is an owner
 // that is not on the host, nil for none.
-func (r *Registry) reregister(p *state.Proxy, req Request, gone *state.Owner) ([]state.Body, error) {
+func (r *Registry) reregister(b *batch, p *state.Proxy, req Request, gone *state.Owner) ([]state.Body, error) {
 	if p.Node != req.Node || p.Namespace != req.Namespace || p.Partition != req.Partition {
 		return nil, fmt.Errorf("%w: %s belongs to node %q, namespace %q, partition %q; deregister it first, or choose another id",
 			ErrIdentity, p.ID, p.Node, p.Namespace, p.Partition)
 	}
 	old, owner := p.Owner, req.Owner
-	same := sameOwner(old, owner)
+	same := forKernel(old) == forKernel(owner)
 	// One of another boot is not there: what has its path now has not asked.
 	if !same && !req.Override && reconcile.Resolved(old, r.cfg.BootID) && (gone == nil || *gone != old) {
 		return nil, &takenError{p.ID, old}
@@ -102,6 +102,9 @@ func (r *Registry) reregister(p *state.Proxy, req Request, gone *state.Owner) ([
 	}
 	if change == (state.ProxyChanged{ID: p.ID}) {
 		return nil, nil
+	}
+	if err := r.permit(b, req, !same); err != nil {
+		return nil, err
 	}
 	return []state.Body{change}, nil
 }
@@ -147,15 +150,12 @@ func (q *Request) settle(p *state.Proxy, change *state.ProxyChanged) {
 	}
 }
 
-// sameOwner says whether two owners are the same for the kernel, by whatever
-// path they were found.
-func sameOwner(a, b state.Owner) bool {
-	return a.Kind == b.Kind && a.ID == b.ID && a.BootID == b.BootID
-}
-
 // grant gives the next free VIP and ranks servers for it. Both are journaled
 // together, so that a proxy has the same placement after a crash.
 func (r *Registry) grant(b *batch, req Request) ([]state.Body, error) {
+	if err := r.permit(b, req, true); err != nil {
+		return nil, err
+	}
 	index, err := r.freeIndex(b)
 	if err != nil {
 		return nil, err

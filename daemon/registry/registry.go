@@ -63,6 +63,8 @@ var (
 	ErrNotDurable = errors.New("not journaled")
 	// ErrPoolFull: every VIP of the pools is taken or rests.
 	ErrPoolFull = errors.New("no VIP left")
+	// ErrTooOften: the caller's network namespace changes registrations too often.
+	ErrTooOften = errors.New("too often")
 	// ErrStopped: the daemon is stopping; nothing was changed.
 	ErrStopped = errors.New("lictord is stopping")
 )
@@ -122,15 +124,17 @@ type Registry struct {
 	touched   map[uint32]bool // VIP slots on which something failed since the last tick
 
 	// Owned by Run.
-	s       state.State
-	set     uint32                   // reconcile.Set(s)
-	byIndex map[uint32]string        // proxies by VIP slot
-	left    map[uint32]time.Duration // VIP slots whose proxies left since New, and when, by r.clock
-	began   time.Duration            // when New was called, by r.clock
-	slots   map[uint16]string        // servers by slot, listed or gone
-	loads   assign.Loads
-	shared  *Snapshot   // of s as it is; nil once s has changed
-	meta    kernel.Meta // as the kernel is to have it
+	s          state.State
+	set        uint32                   // reconcile.Set(s)
+	byIndex    map[uint32]string        // proxies by VIP slot
+	left       map[uint32]time.Duration // VIP slots whose proxies left since New, and when, by r.clock
+	began      time.Duration            // when New was called, by r.clock
+	owned      map[state.Owner]int      // proxies by owner, as forKernel
+	slots      map[uint16]string        // servers by slot, listed or gone
+	loads      assign.Loads
+	allowances allowances  // of callers that are not root
+	shared     *Snapshot   // of s as it is; nil once s has changed
+	meta       kernel.Meta // as the kernel is to have it
 
 	queue      []*promise // not decided yet
 	inflight   bool       // a write to the journal is under way
@@ -151,29 +155,32 @@ type Registry struct {
 // New makes a registry; Start readies it, Run runs it.
 func New(cfg Config) *Registry {
 	r := &Registry{
-		cfg:       cfg,
-		log:       cfg.Logger.With("component", "registry"),
-		now:       cfg.Now,
-		der:       reconcile.Deriver{Port: cfg.Port, BootID: cfg.BootID},
-		calls:     make(chan func()),
-		promises:  make(chan *promise),
-		committed: make(chan commit, 1),
-		servers:   make(chan []state.ServerSpec, 1),
-		stopped:   make(chan struct{}),
-		touched:   map[uint32]bool{},
-		stats:     stats{drift: map[reconcile.Drift]uint64{reconcile.DriftMissing: 0, reconcile.DriftChanged: 0, reconcile.DriftUnknown: 0}},
-		s:         cfg.State,
-		byIndex:   map[uint32]string{},
-		left:      map[uint32]time.Duration{},
-		began:     cfg.Maps.Now(),
-		slots:     map[uint16]string{},
-		joining:   map[string]state.PlaceReason{},
+		cfg:        cfg,
+		log:        cfg.Logger.With("component", "registry"),
+		now:        cfg.Now,
+		der:        reconcile.Deriver{Port: cfg.Port, BootID: cfg.BootID},
+		calls:      make(chan func()),
+		promises:   make(chan *promise),
+		committed:  make(chan commit, 1),
+		servers:    make(chan []state.ServerSpec, 1),
+		stopped:    make(chan struct{}),
+		touched:    map[uint32]bool{},
+		stats:      stats{drift: map[reconcile.Drift]uint64{reconcile.DriftMissing: 0, reconcile.DriftChanged: 0, reconcile.DriftUnknown: 0}},
+		s:          cfg.State,
+		byIndex:    map[uint32]string{},
+		left:       map[uint32]time.Duration{},
+		owned:      map[state.Owner]int{},
+		allowances: allowances{},
+		began:      cfg.Maps.Now(),
+		slots:      map[uint16]string{},
+		joining:    map[string]state.PlaceReason{},
 	}
 	if r.now == nil {
 		r.now = time.Now
 	}
 	for id, p := range r.s.Proxies {
 		r.byIndex[p.Index] = id
+		r.own(p.Owner, 1)
 		r.loads.Add(p.Ranked)
 	}
 	for id, t := range r.s.Slots {

@@ -91,6 +91,7 @@ func TestErrorsOfTheBackendAreProblems(t *testing.T) {
 		{ErrUnavailable, v1.ProblemUnavailable, 503},
 		{ErrNotYet, v1.ProblemNotYet, 503},
 		{ErrExhausted, v1.ProblemVIPExhausted, 507},
+		{ErrTooOften, v1.ProblemTooOften, 429},
 		{ErrGone, v1.ProblemNotRetained, 410},
 		{errors.New("surprise"), v1.ProblemInternal, 500},
 	} {

@@ -18,6 +18,7 @@ var (
 	ErrUnavailable = errors.New("unavailable")  // 503: nothing was changed
 	ErrNotYet      = errors.New("not yet")      // 503: what it needs is not there yet
 	ErrExhausted   = errors.New("no VIP left")  // 507
+	ErrTooOften    = errors.New("too often")    // 429: nothing was changed
 	ErrGone        = errors.New("not retained") // 410: older than what the journal keeps
 )
 

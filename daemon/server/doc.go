@@ -30,7 +30,8 @@
 // Each step of a request has a time limit, each size a bound, and the number
 // of connections one in all (more wait in the socket's backlog), of which a
 // quarter is for root alone, and one for each network namespace of callers that
-// are not root (more are answered 429).
+// are not root (more are answered 429). So are, by package registry, the proxies
+// of such a namespace (507) and how often it may change them (429).
 // A stream's reader that is too slow loses events, counted, or its connection;
 // the daemon never waits for it.
 package server

@@ -36,6 +36,7 @@ var kinds = []kind{
 	{ErrGone, v1.ProblemNotRetained, http.StatusGone, "No longer retained"},
 	{ErrInvalid, v1.ProblemInvalid, http.StatusUnprocessableEntity, "Invalid"},
 	{ErrExhausted, v1.ProblemVIPExhausted, http.StatusInsufficientStorage, "No VIP left"},
+	{ErrTooOften, v1.ProblemTooOften, http.StatusTooManyRequests, "Too often"},
 	{ErrNotYet, v1.ProblemNotYet, http.StatusServiceUnavailable, "Not yet"},
 	{ErrUnavailable, v1.ProblemUnavailable, http.StatusServiceUnavailable, "Unavailable"},
 	{context.DeadlineExceeded, v1.ProblemTimeout, http.StatusGatewayTimeout, "Not done in time"},

@@ -106,7 +106,7 @@ func (w *waiting) again(ctx context.Context, why error) error {
 
 // passing says whether an error may be over when asked again.
 func passing(err error) bool {
-	if isProblem(err, v1.ProblemNotYet, v1.ProblemUnavailable, v1.ProblemTimeout, v1.ProblemTooMany, v1.ProblemNotFound) {
+	if isProblem(err, v1.ProblemNotYet, v1.ProblemUnavailable, v1.ProblemTimeout, v1.ProblemTooMany, v1.ProblemTooOften, v1.ProblemNotFound) {
 		return true
 	}
 	var connect *v1.ConnectError

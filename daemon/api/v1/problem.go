@@ -17,11 +17,12 @@ const (
 	ProblemMediaType    ProblemType = "urn:lictor:problem:unsupported-media-type" // 415
 	ProblemInvalid      ProblemType = "urn:lictor:problem:invalid"                // 422: understood, and not possible
 	ProblemTooMany      ProblemType = "urn:lictor:problem:too-many-connections"   // 429: from one network namespace
+	ProblemTooOften     ProblemType = "urn:lictor:problem:too-often"              // 429: registrations of one network namespace; the detail says when to ask again
 	ProblemInternal     ProblemType = "urn:lictor:problem:internal"               // 500: a fault of the daemon, logged there
 	ProblemUnavailable  ProblemType = "urn:lictor:problem:unavailable"            // 503: nothing was changed, try again
 	ProblemNotYet       ProblemType = "urn:lictor:problem:not-yet"                // 503: what it needs is not there yet, the detail says what; repeat the call
 	ProblemTimeout      ProblemType = "urn:lictor:problem:timeout"                // 504: it may have been carried out or not; repeat the call
-	ProblemVIPExhausted ProblemType = "urn:lictor:problem:vip-pool-exhausted"     // 507
+	ProblemVIPExhausted ProblemType = "urn:lictor:problem:vip-pool-exhausted"     // 507: of the host, or of what one network namespace may have
 	// ProblemUnknown stands in the client for an answer without a document.
 	ProblemUnknown ProblemType = "about:blank"
 )
