@@ -31,10 +31,6 @@ type Server struct {
 	// Drained servers are given to nobody; their proxies leave them with the
 	// reason state.PlaceOperator, and not state.PlaceServerGone.
 	Drained bool
-	// Avoid a server which refuses or does not answer: what it has stays,
-	// nothing is added while others may be taken. Assign finds out by itself
-	// what is in its proxies' Held.
-	Avoid bool
 	// Joining is not empty for a server which was listed or undrained and has
 	// not had its share yet. It is then filled to the share which the hash of
 	// this host gives it, a big or a small one, with this reason. Otherwise a

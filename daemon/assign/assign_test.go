@@ -358,9 +358,6 @@ func TestRankOneByOne(t *testing.T) {
 	if got := Rank("x", nil, "host", &loads); len(got) != 0 {
 		t.Errorf("without servers: %v", got)
 	}
-	if got := Rank("x", []Server{{ID: "a", Avoid: true}, {ID: "b"}}, "host", &loads); got[0] != "b" {
-		t.Errorf("with a to be avoided: %v", got)
-	}
 }
 
 func BenchmarkAssign(b *testing.B) {

@@ -13,7 +13,7 @@ type table struct {
 	seed    uint64
 	ids     []string
 	hashes  []uint64
-	avoid   []bool
+	avoid   []bool // some proxy of this host holds it down, and nobody is sent there
 	joining []state.PlaceReason
 	index   map[string]int  // id → index
 	drained map[string]bool // ids which are listed but not given out
@@ -35,9 +35,9 @@ func newTable(servers []Server, seed string) *table {
 		t.index[s.ID] = len(t.ids)
 		t.ids = append(t.ids, s.ID)
 		t.hashes = append(t.hashes, hash(0, s.ID))
-		t.avoid = append(t.avoid, s.Avoid)
 		t.joining = append(t.joining, s.Joining)
 	}
+	t.avoid = make([]bool, len(t.ids))
 	t.order = t.orderFor(t.seed)
 	return t
 }

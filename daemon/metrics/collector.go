@@ -117,14 +117,14 @@ func (c *collector) reasons(ch chan<- prometheus.Metric, r Reading) {
 
 func (c *collector) server(ch chan<- prometheus.Metric, s Server) {
 	n := s.Counters
-	ch <- gauge(c.active, float64(less(n.Established, n.Closed)), s.ID, ServiceXDS)
+	ch <- gauge(c.active, float64(n.Active()), s.ID, ServiceXDS)
 	for _, result := range []struct {
 		name string
 		n    uint64
 	}{
 		{"established", n.Established},
 		{"failed", n.Failed},
-		{"failed_local", less(n.Redirected, n.Attempted)},
+		{"failed_local", n.FailedLocal()},
 		{"bounced", n.Bounced},
 	} {
 		ch <- counter(c.total, result.n, s.ID, ServiceXDS, result.name)
@@ -149,15 +149,6 @@ func latency(d *prometheus.Desc, s Server) prometheus.Metric {
 		}
 	}
 	return whole(d)(prometheus.NewConstHistogram(d, count, s.Latency.Sum.Seconds(), buckets, s.ID))
-}
-
-// less is a - b, and 0 where b is ahead: the kernel counts both on several CPUs
-// while they are read.
-func less(a, b uint64) uint64 {
-	if b > a {
-		return 0
-	}
-	return a - b
 }
 
 // whole makes a metric that cannot be made, as one with a label that is not

@@ -41,8 +41,3 @@ func at(pool netip.Prefix, index uint32) netip.Addr {
 	addr, _ := netip.AddrFromSlice(b)
 	return addr
 }
-
-// Contains says whether an address is one of the pools'.
-func (p Pools) Contains(a netip.Addr) bool {
-	return p.V4.IsValid() && p.V4.Contains(a) || p.V6.IsValid() && p.V6.Contains(a)
-}
