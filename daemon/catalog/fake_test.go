@@ -162,7 +162,7 @@ func start(t *testing.T, cfg Config, adjust ...func(*timing)) *Catalog {
 	}
 	c.timing = timing{
 		wait: 10 * time.Second, answer: time.Second, dial: time.Second, heartbeat: 200 * time.Millisecond,
-		quiet: 20 * time.Millisecond, resolve: time.Minute, command: time.Second, rotate: 5 * time.Millisecond,
+		quiet: 20 * time.Millisecond, resolve: time.Minute, command: 5 * time.Second, rotate: 5 * time.Millisecond,
 		backoff: 20 * time.Millisecond, backoffTo: 100 * time.Millisecond, steady: time.Second,
 	}
 	for _, f := range adjust {

@@ -64,20 +64,24 @@ func TestExec(t *testing.T) {
 // time and memory, and no process is left of it.
 func TestExecMisbehaves(t *testing.T) {
 	dir := t.TempDir()
-	for name, tt := range map[string]struct{ script, want string }{
-		"does not end":        {"sleep 61 &\nwait", "has not ended after 300ms"},
-		"never stops talking": {"exec yes 10.0.0.1", "has not ended after 300ms"},
-		"talks too much":      {"yes 10.0.0.1 | head -c 100000", "prints more than 64 kB"},
-		"complains at length": {"yes no | head -c 100000 >&2; exit 1", "fails (exit status 1) and says no:"},
-		"is killed":           {"kill -9 $$", "fails (signal: killed) and says nothing"},
-		"prints prose":        {"echo http://10.0.0.1:8500/", "without a scheme or a path"},
-		"leaves somebody":     {"echo 10.0.0.1; sleep 62 &", "WaitDelay"},
+	const short, long = 2 * time.Second, time.Minute
+	for name, tt := range map[string]struct {
+		limit        time.Duration
+		script, want string
+	}{
+		"does not end":        {short, "sleep 61 &\nwait", "has not ended after 2s"},
+		"never stops talking": {short, "exec yes 10.0.0.1", "has not ended after 2s"},
+		"talks too much":      {long, "yes 10.0.0.1 | head -c 100000", "prints more than 64 kB"},
+		"complains at length": {long, "yes no | head -c 100000 >&2; exit 1", "fails (exit status 1) and says no:"},
+		"is killed":           {long, "kill -9 $$", "fails (signal: killed) and says nothing"},
+		"prints prose":        {long, "echo http://10.0.0.1:8500/", "without a scheme or a path"},
+		"leaves somebody":     {long, "echo 10.0.0.1; sleep 62 &", "WaitDelay"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			script := filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))
 			writeFile(t, script, "#!/bin/sh\necho $$ >"+script+".pid\n"+tt.script+"\n")
-			hosts, err := runCommand(t.Context(), []string{"/bin/sh", script}, 300*time.Millisecond)
+			hosts, err := runCommand(t.Context(), []string{"/bin/sh", script}, tt.limit)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(SentenceOf(err), "/bin/sh") {
 				t.Errorf("%v, %v, want %q", hosts, err, tt.want)
 			}
