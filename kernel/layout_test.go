@@ -152,3 +152,26 @@ func TestAMapOfAnotherSizeIsRefused(t *testing.T) {
 	}
 	r.open()
 }
+
+// Sockets that live carry what the programs of their time put there.
+func TestAFixedLayoutIsNotMigrated(t *testing.T) {
+	r := newRig(t)
+	r.forget()
+	if err := os.Mkdir(r.cfg.BPFFS, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{lictorMapSocks, lictorMapInflight} {
+		m := must(ebpf.NewMap(must(loadLictor()).Maps[name]))
+		path := (&pinDir{path: r.cfg.BPFFS}).mapPath(name, thisVersion.layouts[name]-1)
+		if err := errors.Join(m.Pin(path), m.Close()); err != nil {
+			t.Fatal(err)
+		}
+		if k, err := Open(t.Context(), r.cfg); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "lictor unload") {
+			t.Errorf("%s of a former layout: opened %v: %v", name, k, err)
+		}
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.open()
+}

@@ -94,6 +94,7 @@ func TestLayoutIsMigratedUnderAConnectStorm(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.wantErr(other.Key.Addr, syscall.ECONNREFUSED)
+	r.wantErr(vipN(7), syscall.ECONNREFUSED)
 	conn, err := r.dial(vip4) // lives through it all
 	if err != nil {
 		t.Fatal(err)
@@ -128,6 +129,16 @@ func TestLayoutIsMigratedUnderAConnectStorm(t *testing.T) {
 	kept("in the end")
 	if r.refused()[2] == 0 {
 		t.Error("server 2's refusal is forgotten")
+	}
+	if denied := r.reasons()[ReasonNoEntry]; denied != 1 {
+		t.Errorf("counted %d connects without an entry, want 1", denied)
+	}
+	var took uint64
+	for _, in := range must(r.k.Latency())[1].Buckets {
+		took += in
+	}
+	if took != n+1 {
+		t.Errorf("%d connects took some time, want %d", took, n+1)
 	}
 
 	open := Counters{Redirected: n + 1, Attempted: n + 1, Established: n + 1, Closed: n}
