@@ -125,6 +125,11 @@ func TestWhatAStartDoesInWhichOrder(t *testing.T) {
 			[]string{"read the map", "journal ProxyRegistered of adopted-239.77.0.9",
 				"journal Placed of adopted-239.77.0.9 [s2 s1] initial", "put 2", "note event 6 in the kernel"},
 		},
+		"the kernel's journal was another one": {
+			outside{vips: []kernel.VIP{entry, stranger}, meta: kernel.Meta{Journal: [16]byte{2}, LastPromise: 3}},
+			[]string{"read the map", "journal ProxyRegistered of adopted-239.77.0.9",
+				"journal Placed of adopted-239.77.0.9 [s2 s1] initial", "put 1", "note event 6 in the kernel"},
+		},
 		"a reboot": {
 			outside{},
 			[]string{"read the map", "put 1", "note event 4 in the kernel"},

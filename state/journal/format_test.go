@@ -97,3 +97,47 @@ func TestVerifyDecodesWhatIsLeftOver(t *testing.T) {
 		t.Errorf("with one that cannot be decoded: %v, %+v", err, r.Damage)
 	}
 }
+
+// TestTimeWhenOnlyASnapshotIsLeft: a recovery may have saved a snapshot and no
+// event. Time goes on from there, and does not go back.
+func TestTimeWhenOnlyASnapshotIsLeft(t *testing.T) {
+	dir := t.TempDir()
+	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	opts := Options{NoSync: true, Now: func() time.Time { return at }}
+	j, s, err := Open(context.Background(), dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, err := j.Append(state.ServerUndrained{ID: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s = state.Fold(s, events[0])
+	err = errors.Join(j.Snapshot(s), j.update(func(tx *bbolt.Tx) error {
+		m := j.Meta()
+		m.Base = s.Seq
+		value, err := m.encode()
+		return errors.Join(err, tx.Bucket([]byte(bucketMeta)).Put(metaKey, value), tx.Bucket([]byte(bucketEvents)).Delete(key(1)))
+	}), j.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at = at.Add(-time.Hour)
+	j, again, err := Open(context.Background(), dir, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := j.Append(state.ServerUndrained{ID: "a"})
+	if err != nil || !again.Equal(s) || next[0].Seq != 2 || next[0].Time.Before(s.Time) {
+		t.Errorf("after event %d of %s comes %+v: %v", s.Seq, s.Time, next, err)
+	}
+	for ask, want := range map[time.Time]uint64{s.Time: 2, at: 0} { // both are of one time
+		got, err := j.StateAtTime(context.Background(), ask)
+		if want == 0 && !errors.Is(err, ErrNotRetained) || want > 0 && (err != nil || got.Seq != want) {
+			t.Errorf("at %s: event %d, want %d: %v", ask, got.Seq, want, err)
+		}
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

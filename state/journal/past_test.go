@@ -158,9 +158,15 @@ func TestSnapshotDropsABoundedNumber(t *testing.T) {
 	p.append(t, same(most))
 	p.c.at = p.c.at.Add(time.Second)
 	p.append(t, same(499))
+	if !p.SnapshotDue() {
+		t.Errorf("no snapshot is due after %d events", most)
+	}
 	p.snapshot(t)
 	base := p.s.Clone()
 	p.append(t, same(100))
+	if p.SnapshotDue() {
+		t.Error("one is due after a hundred more")
+	}
 	p.snapshot(t)
 	p.each(t, dir, func(t *testing.T, j *journal.Journal) {
 		st := j.Stats()

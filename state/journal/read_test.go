@@ -46,6 +46,14 @@ func TestReadAndExport(t *testing.T) {
 	if !reflect.DeepEqual(exported, want) {
 		t.Errorf("export: %d events, want %d", len(exported), len(want))
 	}
+	ended, end := context.WithCancel(context.Background())
+	end()
+	for range 300 { // enough for a replay to look whether anybody waits for it
+		mustAppend(t, j, placed(1, state.PlaceRebalance), placed(2, state.PlaceRebalance))
+	}
+	if _, err := j.StateAtSeq(ended, j.Stats().Last); !errors.Is(err, context.Canceled) {
+		t.Errorf("a replay that nobody waits for: %v", err)
+	}
 	stop := errors.New("stop")
 	if err := j.Read(0, func(state.Event) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("error of fn: %v", err)
