@@ -163,6 +163,30 @@ func TestTheHookMovesWithTheCgroup(t *testing.T) {
 	r.reach(vip4)
 }
 
+// A crash between the two steps in which a link is replaced leaves one that is in
+// effect and in the way.
+func TestALinkLeftByACrash(t *testing.T) {
+	r := newRig(t)
+	former := r.cfg.Cgroup
+	left, err := link.AttachCgroup(link.CgroupOptions{Path: former, Attach: ebpf.AttachCGroupInet4Connect, Program: r.k.objs.LictorConnect4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(left.Pin(r.k.pins.linkPath("connect4")+newSuffix), left.Close(), r.k.Close()); err != nil {
+		t.Fatal(err)
+	}
+	r.cfg.Cgroup = testenv.Cgroup(t)
+	r.open()
+	r.attach()
+	if got := attached(t, r.cfg.Cgroup); len(got) != 1 {
+		t.Errorf("attached %v, want one program", got)
+	}
+	eventually(t, "the former cgroup to have none", func() bool { return len(attached(t, former)) == 0 })
+	if _, err := r.k.Verify(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // In a cgroup and one below it both hooks run for one connect.
 func TestNestedHooksRedirectOnce(t *testing.T) {
 	r := newRig(t, neverBounced)

@@ -110,6 +110,16 @@ func TestVerifyAmongOthers(t *testing.T) {
 	}
 }
 
+// Where the whole host is meant, a container's root of its own is not enough, though
+// all that it covers is redirected.
+func TestVerifyTheWholeHost(t *testing.T) {
+	r := newRig(t)
+	r.k.wantRoot = true
+	if _, err := r.k.Verify(t.Context()); !errors.Is(err, ErrNotAttached) || !strings.Contains(err.Error(), "cgroup namespace") {
+		t.Errorf("verified: %v", err)
+	}
+}
+
 func TestProbeNamesWhatIsMissing(t *testing.T) {
 	testenv.Privileged(t)
 	for _, f := range Probe() {
