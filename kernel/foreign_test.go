@@ -103,27 +103,42 @@ func TestForeignProgramsAreLeftAlone(t *testing.T) {
 	}
 }
 
+// readdress has somebody else's program change the port after ours: that of an outer
+// cgroup runs later.
+func (r *rig) readdress(hook ebpf.AttachType, port uint16) {
+	r.t.Helper()
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "readdress", Type: ebpf.CGroupSockAddr, AttachType: hook, License: "GPL",
+		Instructions: asm.Instructions{ // user_port of struct bpf_sock_addr
+			asm.Mov.Imm(asm.R0, int32(swapPort(port))), asm.StoreMem(asm.R1, 24, asm.R0, asm.Word), asm.Mov.Imm(asm.R0, 1), asm.Return(),
+		},
+	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer prog.Close() // the link holds it
+	l, err := link.AttachCgroup(link.CgroupOptions{Path: filepath.Dir(r.cfg.Cgroup), Attach: hook, Program: prog})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { l.Close() })
+}
+
+// Whoever sees another peer than his VIP is told of by the probe.
+func TestPeerHiddenByAnotherProgram(t *testing.T) {
+	r := newRig(t)
+	r.readdress(ebpf.AttachCgroupInet4GetPeername, probePort+1)
+	if _, err := r.k.Verify(t.Context()); !errors.Is(err, ErrNotAttached) || !strings.Contains(err.Error(), "getpeername") {
+		t.Errorf("verified: %v", err)
+	}
+}
+
 // A program of an outer cgroup runs after ours and has the last word.
 func TestReaddressedByAnotherProgram(t *testing.T) {
 	r := newRig(t, neverBounced)
 	ours, theirs := r.serve(1, "127.0.0.1:0", echo), r.serve(2, "127.0.0.1:0", echo)
 	r.put(vip4, ours.Backend)
-	port := int32(swapPort(theirs.Addr.Port()))
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "readdress", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "GPL",
-		Instructions: asm.Instructions{ // user_port of struct bpf_sock_addr
-			asm.Mov.Imm(asm.R0, port), asm.StoreMem(asm.R1, 24, asm.R0, asm.Word), asm.Mov.Imm(asm.R0, 1), asm.Return(),
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer prog.Close()
-	l, err := link.AttachCgroup(link.CgroupOptions{Path: filepath.Dir(r.cfg.Cgroup), Attach: ebpf.AttachCGroupInet4Connect, Program: prog})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	r.readdress(ebpf.AttachCGroupInet4Connect, theirs.Addr.Port())
 	conn, err := r.dial(vip4)
 	if err != nil {
 		t.Fatal(err)
