@@ -54,6 +54,11 @@ func TestDrift(t *testing.T) {
 		if n := h.logs.count("differed from the state"); n != 2 {
 			t.Errorf("said %d times of two", n)
 		}
+		h.maps.edit(func() { h.maps.meta.LastPromise = 1 }) // and nothing else
+		time.Sleep(reconcileEvery)
+		if h.maps.meta.LastPromise != h.snapshot().State.Seq {
+			t.Errorf("the kernel remembers %+v", h.maps.meta)
+		}
 	})
 }
 
