@@ -3,14 +3,17 @@ package kernel
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
@@ -107,6 +110,32 @@ func TestVerifyAmongOthers(t *testing.T) {
 	}
 	if err := hear(l, "word"); err != nil {
 		t.Error(err)
+	}
+}
+
+// What former probes left behind is in nobody's way: hold-downs, and the cgroups of
+// daemons that were killed meanwhile.
+func TestVerifyAfterOthers(t *testing.T) {
+	r := newRig(t)
+	now := r.k.Now()
+	w := lictorVipWords{TroubleAt: uint64(now - time.Hour), WaitUntil: uint64(now + 30*time.Second), WaitMs: 30_000}
+	w.Holds[0] = lictorHold{At: uint64(now), Reason: uint8(HoldBounced)}
+	if err := r.k.objs.VipState.Put(uint32(0), w); err != nil {
+		t.Fatal(err)
+	}
+	dead := filepath.Join(r.cfg.Cgroup, probeCgroup+strconv.Itoa(unused(t)))
+	alive := filepath.Join(r.cfg.Cgroup, probeCgroup+"1")
+	if err := errors.Join(os.Mkdir(dead, 0o755), os.Mkdir(alive, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.k.Verify(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(dead); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("cgroup of a dead daemon: %v", err)
+	}
+	if err := os.Remove(alive); err != nil {
+		t.Errorf("cgroup of another daemon: %v", err)
 	}
 }
 
