@@ -121,7 +121,12 @@ connections go on. It is a success when there is no such proxy.`,
 }
 
 func (a *app) proxiesCommand() *cobra.Command {
-	return a.command("proxies", "list the proxies, their VIPs, servers and connections", "",
+	return a.command("proxies", "list the proxies, their VIPs, servers and connections",
+		`SERVER is where the next connection of a proxy goes, NEXT what comes when it fails. A
+connection that is up stays on the server that it has, unless that is drained or gone:
+"lictor servers" counts those. ACTIVE, TOTAL, FAILED and BOUNCED are the proxy's own
+connections; bounced are those that a server ended at once, as when it is full. Columns that
+would be empty are left out.`,
 		func(ctx context.Context, _ []string) error {
 			proxies, err := ask(a, func(c *v1.Client) ([]v1.Proxy, error) { return c.Proxies(ctx) })
 			if err != nil {

@@ -10,7 +10,12 @@ import (
 )
 
 func (a *app) serversCommand() *cobra.Command {
-	return a.command("servers", "list the Consul servers, with what this host has on each", "",
+	return a.command("servers", "list the Consul servers, with what this host has on each",
+		`PROXIES are those whose next connection goes to the server, ACTIVE the connections that are
+up. Of those REDIRECTED to it FAILED LOCAL never left the host, as without a route; the
+rest was ATTEMPTED, and is ESTABLISHED, FAILED, or on its way. BOUNCED were ended by the
+server at once, as when it is full. Counts begin when the hook was loaded; columns that
+would be empty are left out.`,
 		func(ctx context.Context, _ []string) error {
 			servers, err := ask(a, func(c *v1.Client) ([]v1.Server, error) { return c.Servers(ctx) })
 			if err != nil {
