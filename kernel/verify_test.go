@@ -198,6 +198,12 @@ func TestSockets(t *testing.T) {
 	if drift := must(r.k.Recount()); len(drift) != 1 || drift[1] != 3 {
 		t.Errorf("drift %v, want 3 of server 1", drift)
 	}
+	if err := r.k.objs.ServerCounters.Put(uint32(1), make([]lictorCounters, len(values))); err != nil {
+		t.Fatal(err)
+	}
+	if drift := must(r.k.Recount()); len(drift) != 1 || drift[1] != -1 {
+		t.Errorf("nothing counted: drift %v, want -1 of server 1", drift)
+	}
 	conn.Close()
 	eventually(t, "the socket to be gone", func() bool { return len(must(r.k.Sockets())) == 0 })
 }
