@@ -53,7 +53,7 @@ type TLS struct {
 
 // Addresses says where to find a first Consul server: either Exec or Hosts.
 type Addresses struct {
-	Exec  string   // command whose output is a list of addresses, separated by white space
+	Exec  string   // command whose output is such a list; white space separates it too
 	Hosts []string // IP addresses and DNS names, with a port of their own or without
 }
 

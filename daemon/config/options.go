@@ -29,7 +29,7 @@ const configFile = "config-file"
 var options = []option{
 	{
 		group: "Finding Consul", name: "consul-addresses", value: "LIST", shows: "required", list: true,
-		help: "where to find a first server: IP addresses and DNS names, separated by commas, each with a port of its own where it needs one; or exec=COMMAND, which prints such addresses",
+		help: "where to find a first server: IP addresses and DNS names, separated by commas, each with a port of its own where it needs one; or exec=COMMAND, which prints such addresses within 10 s",
 		set:  func(c *Config, v string) (err error) { c.ConsulAddresses, err = parseAddresses(v); return err },
 	},
 	{

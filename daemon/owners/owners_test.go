@@ -135,6 +135,12 @@ func TestGone(t *testing.T) {
 	check(anybody, false, "anybody")
 	check(reused, true, "a namespace whose inode another has")
 	check(before, true, "a namespace of another boot")
+	if gone, err := here.gone([]state.Owner{byCookie, before}); err != nil || gone[0] || !gone[1] {
+		t.Errorf("a namespace, and one of another boot with its numbers: gone = %v, %v", gone, err)
+	}
+	unknown := byPath
+	unknown.Path = "/proc/self/status"
+	check(unknown, false, "a path at which nobody can tell")
 	removeNetns(t, ns)
 	check(byPath, true, "a removed namespace with a path")
 	check(byCookie, true, "a removed namespace without one")
