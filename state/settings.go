@@ -43,6 +43,12 @@ func (s *EnvoySettings) GracefulPaths() (startup, shutdown string) {
 	return cmp.Or(s.GracefulStartupPath, "/graceful_startup"), cmp.Or(s.GracefulShutdownPath, "/graceful_shutdown")
 }
 
+// HoldsTerm says whether lictord answers a SIGTERM of the proxy: `lictor exec` then
+// starts Envoy with that signal blocked, and Envoy ends when lictord tells it to.
+func (s *EnvoySettings) HoldsTerm() bool {
+	return s.ShutdownDrain || s.ShutdownGraceSeconds > 0 || s.DumpConfigOnExit
+}
+
 // PrometheusSettings are those of a proxy's metrics.
 type PrometheusSettings struct {
 	ScrapePath        string `json:"scrape_path,omitempty"` // "" means /metrics

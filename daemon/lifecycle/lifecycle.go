@@ -158,7 +158,7 @@ func (m *Manager) watchTerms(ctx context.Context) {
 	for every := termEvery; sleep(ctx, every); {
 		looked := 0
 		for _, l := range m.all() {
-			if l.holdsTerm() && l.lookForTerm() {
+			if l.settings.HoldsTerm() && l.lookForTerm() {
 				looked++
 			}
 		}

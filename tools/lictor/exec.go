@@ -171,13 +171,8 @@ func (a *app) becomeEnvoy(ctx context.Context, o *execOptions, id string, forEnv
 		path: envoy,
 		args: append([]string{envoy, "--config-path", path}, args...),
 		env:  withoutSecrets(os.Environ()),
-		hold: holdsSignal(*req.Envoy),
+		hold: req.Envoy.HoldsTerm(),
 	})
-}
-
-// holdsSignal says whether lictord is to answer SIGTERM instead of Envoy.
-func holdsSignal(s v1.EnvoySettings) bool {
-	return s.ShutdownDrain || s.ShutdownGraceSeconds > 0 || s.DumpConfigOnExit
 }
 
 // withoutSecrets takes out of an environment what Envoy has no use for, and
