@@ -159,7 +159,9 @@ func manage(t *testing.T, r Registry, hold time.Duration) (m *Manager, stop func
 func manageWith(t *testing.T, cfg Config) (m *Manager, stop func()) {
 	t.Helper()
 	cfg.BootID = bootID(t)
-	cfg.Log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.NewTextHandler(testWriter{t}, nil))
+	}
 	m = New(cfg)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)

@@ -32,11 +32,6 @@ func (s subject) equal(o subject) bool {
 	return s.process == o.process && s.owner == o.owner && s.settings.Equal(&o.settings)
 }
 
-// holdsTerm says whether SIGTERM is left for us to answer.
-func (s subject) holdsTerm() bool {
-	return s.settings.ShutdownDrain || s.settings.ShutdownGraceSeconds > 0 || s.settings.DumpConfigOnExit
-}
-
 func (s subject) grace() time.Duration {
 	return time.Duration(s.settings.ShutdownGraceSeconds) * time.Second
 }
@@ -69,7 +64,7 @@ func (m *Manager) begin(ctx context.Context, s subject) *life {
 	}
 	go func() {
 		defer close(l.done)
-		l.run(ctx)
+		l.persist(ctx, func() { l.run(ctx) })
 	}()
 	return l
 }
@@ -162,7 +157,7 @@ func (l *life) care(ctx context.Context, r *running) {
 		closed.Wait()
 	}()
 
-	group.Go(func() { l.serve(ctx, r) })
+	l.spawn(ctx, &group, func() { l.serve(ctx, r) })
 	l.watch(r)
 	defer l.watch(nil)
 	for begun := false; ; {
@@ -174,7 +169,7 @@ func (l *life) care(ctx context.Context, r *running) {
 		case why := <-l.endings:
 			if !begun {
 				begun = true
-				group.Go(func() { l.end(ctx, r, why) })
+				l.spawn(ctx, &group, func() { l.end(ctx, r, why) })
 			}
 		}
 	}

@@ -61,7 +61,7 @@ func (l *life) serve(ctx context.Context, r *running) {
 	}
 	var group sync.WaitGroup
 	for _, e := range all {
-		group.Go(func() { l.serveOne(ctx, r, e) })
+		l.spawn(ctx, &group, func() { l.serveOne(ctx, r, e) })
 	}
 	group.Wait()
 }
