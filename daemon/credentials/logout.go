@@ -152,7 +152,7 @@ func (m *Manager) logouts(ctx context.Context, wg *sync.WaitGroup, s state.State
 
 // logOut deletes a token in Consul, journals that, and removes what was sealed.
 func (m *Manager) logOut(ctx context.Context, rec state.LoginRecord, out *logout) {
-	err := m.logOutNow(ctx, rec)
+	err := m.caught(rec.ProxyID, func() error { return m.logOutNow(ctx, rec) })
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	out.busy = false

@@ -17,16 +17,27 @@ type pace struct {
 }
 
 // wait returns when it is the caller's turn, or with ctx's error.
-func (p *pace) wait(ctx context.Context) error {
+func (p *pace) wait(ctx context.Context) error { return sleep(ctx, p.take()) }
+
+// take takes a turn, and says in how long it is.
+func (p *pace) take() time.Duration {
 	p.mu.Lock()
-	now := time.Now()
-	if earliest := now.Add(-time.Duration(p.burst) * p.every); p.next.Before(earliest) {
-		p.next = earliest
-	}
-	p.next = p.next.Add(p.every)
-	d := p.next.Sub(now)
-	p.mu.Unlock()
-	return sleep(ctx, d)
+	defer p.mu.Unlock()
+	d := p.due()
+	p.next = time.Now().Add(d)
+	return d
+}
+
+// free says whether a turn would be at once.
+func (p *pace) free() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.due() <= 0
+}
+
+// due is in how long the next turn is, below 0 within a burst. p.mu is held.
+func (p *pace) due() time.Duration {
+	return max(time.Until(p.next), -time.Duration(p.burst)*p.every) + p.every
 }
 
 // hold lets nobody begin for a while, as when a server limits requests.

@@ -44,6 +44,8 @@ type worker struct {
 	stepping int    // version that the step is for
 	seq      uint64 // of the registration
 	noted    state.CredentialState
+	why      string    // the sentence that noted was noted with
+	notes    pace      // of states that are not well
 	checked  time.Time // when a bounce was last asked about
 	failed   int       // steps or checks in a row that failed
 	checkAt  time.Time // zero: nothing to check
@@ -54,6 +56,7 @@ type worker struct {
 func newWorker(m *Manager, id string, reg state.Proxy) *worker {
 	return &worker{
 		m: m, id: id, reg: reg,
+		notes:  pace{every: notesEvery, burst: notesBurst},
 		nudged: make(chan struct{}, 1), bounces: make(chan netip.AddrPort, 1), changed: make(chan struct{}),
 	}
 }
@@ -149,7 +152,7 @@ func (w *worker) ready(ctx context.Context) (Files, error) {
 func (w *worker) run(ctx context.Context) {
 	defer w.closeDir()
 	for ctx.Err() == nil {
-		next := w.step(ctx)
+		next := w.turn(ctx, func() time.Duration { return w.step(ctx) })
 		if next < 0 {
 			return
 		}
@@ -159,7 +162,7 @@ func (w *worker) run(ctx context.Context) {
 		case <-w.nudged:
 		case <-timer.C:
 		case server := <-w.bounces:
-			w.onBounce(ctx, server)
+			w.turn(ctx, func() time.Duration { w.onBounce(ctx, server); return 0 })
 		}
 		timer.Stop()
 	}
@@ -180,7 +183,7 @@ func (w *worker) step(ctx context.Context) time.Duration {
 		return -1
 	}
 	if p.Seq != w.seq { // registered anew: how it stands is to be said again
-		w.seq, w.noted, w.checkAt = p.Seq, p.CredentialState, time.Now()
+		w.seq, w.noted, w.why, w.checkAt = p.Seq, p.CredentialState, p.CredentialProblem, time.Now()
 	}
 	if fresh {
 		w.static = ""
@@ -331,13 +334,22 @@ func (w *worker) report(files *Files, problem *trouble, written bool) {
 	w.changed = make(chan struct{})
 }
 
+// A proxy's trouble is journaled as it changes, and told by its latest sentence. One
+// that comes and goes, or is told by another server each time, is not to push out
+// what the journal keeps of others: so many changes, then one every so often.
+const (
+	notesBurst = 10
+	notesEvery = 10 * time.Minute
+)
+
 // say journals how the proxy stands, once for each change of it.
 func (w *worker) say(ctx context.Context, is state.CredentialState, sentence string) {
 	w.mu.Lock()
 	w.judgment = is
 	w.mu.Unlock()
-	if is == w.noted {
-		return
+	well := is == state.CredentialOK
+	if is == w.noted && sentence == w.why || !well && !w.notes.free() {
+		return // what is not said now is at a later step
 	}
 	if err := w.m.cfg.Registry.Note(ctx, state.CredentialChanged{ID: w.id, State: is, Problem: sentence}); err != nil {
 		if ctx.Err() == nil {
@@ -349,9 +361,10 @@ func (w *worker) say(ctx context.Context, is state.CredentialState, sentence str
 		return
 	}
 	former := w.noted
-	w.noted = is
+	w.noted, w.why = is, sentence
 	switch {
-	case is != state.CredentialOK:
+	case !well:
+		w.notes.take()
 		w.m.log.Warn("proxy has trouble with its credential", "proxy", w.id, "state", is, "problem", sentence)
 	case former != "":
 		w.m.log.Info("proxy's credential is well again", "proxy", w.id, "was", former)
