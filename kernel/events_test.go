@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math/bits"
+	"net/netip"
 	"os"
 	"syscall"
 	"testing"
@@ -108,6 +109,20 @@ func TestEventsSayWhatHappened(t *testing.T) {
 	}
 	if h := must(r.k.Latency())[1]; h != latency {
 		t.Errorf("latency %+v, want that of the one connect, %+v", h, latency)
+	}
+}
+
+// Nobody is told of the probe.
+func TestTheProbesEventsAreLeftOut(t *testing.T) {
+	r := newRig(t)
+	events := r.listen()
+	defer events.stop()
+	for _, pool := range []netip.Prefix{r.cfg.Pool4, r.cfg.Pool6} {
+		r.wantErr(netip.AddrPortFrom(pool.Addr(), probePort), syscall.ECONNREFUSED)
+	}
+	r.wantErr(vip4, syscall.ECONNREFUSED)
+	if e := events.want(EventDenied); e.VIP != vip4 {
+		t.Errorf("event %+v, want that of %v", e, vip4)
 	}
 }
 

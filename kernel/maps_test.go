@@ -176,11 +176,24 @@ func TestAResetSlotIsAsNew(t *testing.T) {
 	if st := must(r.k.VIPStates([]uint32{6, 5}))[1]; st.Slot != 5 || len(st.Holds) == 0 || st.WaitUntil == 0 || st.LastSlot != 1 || st.Counters.Failed != 2 {
 		t.Errorf("before: %+v", st)
 	}
+	if err := r.k.objs.Inflight.Put(uint32(5), lictorInflightWords{At: 1}); err != nil { // of the former proxy
+		t.Fatal(err)
+	}
 	if err := r.k.ResetVIP(5); err != nil {
 		t.Fatal(err)
 	}
 	if st := must(r.k.VIPState(5)); !reflect.DeepEqual(st, VIPState{Slot: 5}) {
 		t.Errorf("after: %+v", st)
+	}
+	good := r.serve(2, "127.0.0.1:0", say(0))
+	r.put(vip4, good.Backend)
+	conn, err := r.dial(vip4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if st := must(r.k.VIPState(5)); len(st.Holds) != 0 || st.Counters != (Counters{Redirected: 1, Attempted: 1, Established: 1}) {
+		t.Errorf("after one connect: %+v", st)
 	}
 }
 

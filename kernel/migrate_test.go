@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"syscall"
 	"testing"
 
@@ -207,6 +208,12 @@ func TestStatesOfTwoFormerLayouts(t *testing.T) {
 		t.Errorf("written over: %+v", w)
 	}
 	want("attached again", 5, 2, 2)
+	if err := r.k.ResetVIP(5); err != nil {
+		t.Fatal(err)
+	}
+	if st := must(r.k.VIPState(5)); !reflect.DeepEqual(st, VIPState{Slot: 5}) {
+		t.Errorf("as new: %+v", st)
+	}
 }
 
 // Entries of a layout with fewer members are decoded by the version that knows it.
