@@ -151,22 +151,26 @@ func TestWaitDoubles(t *testing.T) {
 		c.Eager, c.WaitMin, c.WaitMax = 1, shortest, longest
 		c.HoldFailed, c.HoldRefused = time.Hour, time.Hour
 	})
-	r.put(vip4, r.closedPort(1))
+	closed := r.closedPort(1)
 	var until time.Duration
 	for i, c := range []struct {
 		name string
+		set  uint32
 		late time.Duration // after the wait before
 		want time.Duration
 	}{
-		{"not held down yet", 0, 0},
-		{"together with other VIPs", 0, 0},
-		{"on its own", time.Second, shortest},
-		{"doubled", time.Second, 2 * shortest},
-		{"the longest", time.Second, longest},
-		{"never longer", time.Second, longest},
-		{"another trouble", longest + time.Second, 0},
-		{"on its own again", time.Second, shortest},
+		{"not held down yet", 1, 0, 0},
+		{"together with other VIPs", 1, 0, 0},
+		{"on its own", 1, time.Second, shortest},
+		{"doubled", 1, time.Second, 2 * shortest},
+		{"the longest", 1, time.Second, longest},
+		{"never longer", 1, time.Second, longest},
+		{"another trouble", 1, longest + time.Second, 0},
+		{"on its own again", 1, time.Second, shortest},
+		{"another set of servers", 2, -time.Second, 0},
+		{"on its own, of this set", 2, time.Second, shortest},
 	} {
+		r.putVIP(VIP{Key: VIPKey{Addr: vip4, Proto: ProtoTCP}, Slot: 5, Set: c.set, Owner: Owner{Kind: OwnerAny}, Ranked: []Backend{closed}})
 		if i > 1 {
 			r.later(5, 1, until-r.k.Now()+c.late)
 		}
