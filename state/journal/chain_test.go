@@ -73,3 +73,41 @@ func TestHistoryReadsNoOtherEvent(t *testing.T) {
 		t.Errorf("what was made unreadable can be read: %v", err)
 	}
 }
+
+// Two ids may have the same hash, and so one chain: each history has its own
+// events. A chain that does not go back is damage, and no endless way.
+func TestHistoryBelievesNoChain(t *testing.T) {
+	j, _, err := Open(context.Background(), t.TempDir(), Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := j.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for range 3 {
+		if _, err := j.Append(state.Placed{ID: "one"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := func(id string, prev uint64) error {
+		r := record{seq: 2, kind: state.KindPlaced, proxy: hashID("one"), prev: prev, body: []byte(`{"id":"` + id + `","ranked":[],"reason":""}`)}
+		return j.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketEvents)).Put(key(2), r.encode()) })
+	}
+	if err := second("its twin", 1); err != nil {
+		t.Fatal(err)
+	}
+	events, err := j.History("one", 2)
+	if err != nil || len(events) != 2 || events[0].Seq != 1 || events[1].Seq != 3 {
+		t.Errorf("history beside a twin's: %+v, %v", events, err)
+	}
+	for _, prev := range []uint64{2, 3} {
+		if err := second("one", prev); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := j.History("one", 0); !errors.Is(err, ErrDamaged) {
+			t.Errorf("event 2 says that the one before it is %d: %v", prev, err)
+		}
+	}
+}

@@ -46,10 +46,10 @@ func (c *crash) promise(id string) v1.Registered {
 // atEachStep does something again and again, lictord being killed before the
 // first of its steps of a kind, before the second, and so on, until it lives
 // through all of them, and so with each kind: what lictord does besides in some
-// rounds takes no step's turn. Each time, the data path is looked at while no
-// daemon runs, and then everything after a restart. answered says that the caller
-// was told success.
-func (c *crash) atEachStep(do func(round int) error, dead, restarted func(round int, answered bool)) {
+// rounds takes no step's turn. inMap is the kind of step by which it comes into
+// force. Each time, the data path is looked at while no daemon runs, and then
+// everything after a restart. answered says that the caller was told success.
+func (c *crash) atEachStep(inMap string, do func(round int) error, dead, restarted func(round int, answered bool)) {
 	c.Helper()
 	round := 0
 	once := func(kind string, n int) steps {
@@ -82,7 +82,7 @@ func (c *crash) atEachStep(do func(round int) error, dead, restarted func(round 
 		}
 	}
 	c.Logf("killed in %d rounds, before steps of kinds: %v; the whole: %q", round, killed, whole.Calls)
-	for _, step := range []string{"pwrite", "sync", "map update", "answer"} {
+	for _, step := range []string{"pwrite", "sync", inMap, "answer"} {
 		if killed[step] == 0 {
 			c.Errorf("lictord was never killed before a step of kind %q", step)
 		}
@@ -159,7 +159,7 @@ func TestKilledAtEachStepOfARegistration(t *testing.T) {
 	var told v1.Registered
 	id := func(round int) string { return fmt.Sprintf("proxy-%d", round) }
 	there := 0
-	c.atEachStep(func(round int) (err error) {
+	c.atEachStep("map update", func(round int) (err error) {
 		client := c.lictor.Client()
 		defer client.Close()
 		told, err = client.Register(c.ctx, id(round), v1.RegisterRequest{Netns: c.pod.Netns.Path})
@@ -212,7 +212,7 @@ func TestKilledAtEachStepOfADeregistration(t *testing.T) {
 		return client.Deregister(c.ctx, id(round))
 	}
 	kept, gone := 0, 0
-	c.atEachStep(deregister, func(round int, answered bool) {
+	c.atEachStep("map delete", deregister, func(round int, answered bool) {
 		refused := c.connects(c.pod.Node, promised[round], unix.ECONNREFUSED)
 		if refused != nil && (answered || c.connects(c.pod.Node, promised[round], 0) != nil) {
 			t.Errorf("without a daemon, deregistration answered %v: %v", answered, refused)
@@ -257,7 +257,7 @@ func TestKilledAtEachStepOfADrain(t *testing.T) {
 		})
 	}
 	settled()
-	c.atEachStep(func(int) error {
+	c.atEachStep("map update", func(int) error {
 		return call(func(client *v1.Client) error { return client.Drain(c.ctx, server.Name) })
 	}, func(_ int, answered bool) {
 		if answered && c.vips.using(server.Addr()) > 0 {
