@@ -14,7 +14,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/kernel/cgroup"
@@ -171,9 +170,24 @@ func boolByte(b bool) uint8 {
 	return 0
 }
 
-// haveRetval says whether a connect hook may choose the error: since 6.1.
+// haveRetval says whether a connect hook may choose the error: since 6.1. Asked
+// as our programs do it, since 7.2 refuses what is not the negative of an errno,
+// which is what features.HaveProgramHelper tries.
 func haveRetval() error {
-	return features.HaveProgramHelper(ebpf.CGroupSockAddr, asm.FnSetRetval)
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Name: "lictor_probe", Type: ebpf.CGroupSockAddr, AttachType: ebpf.AttachCGroupInet4Connect, License: "Dual BSD/GPL",
+		Instructions: asm.Instructions{
+			asm.Mov.Imm(asm.R1, -int32(unix.ECONNREFUSED)), asm.FnSetRetval.Call(),
+			asm.Mov.Imm(asm.R0, 0), asm.Return(),
+		},
+	})
+	if errors.Is(err, unix.EINVAL) {
+		return errors.New("no bpf_set_retval in connect hooks")
+	}
+	if err != nil {
+		return fmt.Errorf("probe bpf_set_retval: %w", err)
+	}
+	return prog.Close()
 }
 
 func explainLoad(err error) error {
