@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -177,18 +178,8 @@ func TestTruncations(t *testing.T) {
 // TestDamageIsNamed changes one byte of a known event.
 func TestDamageIsNamed(t *testing.T) {
 	s := newSpecimen(t)
-	image := bytes.Clone(s.file)
-	id := []byte(registered(199).Proxy.ID)
-	for i := 0; ; {
-		n := bytes.Index(image[i:], id)
-		if n < 0 {
-			break
-		}
-		image[i+n] ^= 1
-		i += n + 1
-	}
 	dir := t.TempDir()
-	writeFile(t, filepath.Join(dir, journal.FileName), image)
+	writeFile(t, filepath.Join(dir, journal.FileName), s.spoil(registered(199).Proxy.ID))
 	_, _, err := journal.Open(context.Background(), dir, journal.Options{})
 	if !errors.Is(err, journal.ErrDamaged) || !strings.Contains(err.Error(), "event 397:") {
 		t.Errorf("open: %v", err)
@@ -196,6 +187,59 @@ func TestDamageIsNamed(t *testing.T) {
 	r, err := journal.Verify(context.Background(), dir, nil)
 	if !errors.Is(err, journal.ErrDamaged) || len(r.Damage) != 2 || r.Damage[0].First != 397 || r.Damage[1].First != 398 {
 		t.Errorf("verify: %v, %+v", err, r.Damage)
+	}
+}
+
+// spoil returns the file with every copy of a text changed, those on pages that
+// are no longer in use too.
+func (s specimen) spoil(text string) []byte {
+	image := bytes.Clone(s.file)
+	for i := 0; ; {
+		n := bytes.Index(image[i:], []byte(text))
+		if n < 0 {
+			return image
+		}
+		image[i+n] ^= 1
+		i += n + 1
+	}
+}
+
+// TestRecoverySaysWhatIsLost, by sequence number: history before a snapshot, the
+// effect of which is saved, and what came after the damage, which is not.
+func TestRecoverySaysWhatIsLost(t *testing.T) {
+	s := newSpecimen(t)
+	last := uint64(len(s.states) - 1)
+	for name, test := range map[string]struct {
+		spoiled     string
+		first, last uint64
+		lost        journal.Damage
+	}{
+		"history": {
+			`ProxyRegistered{"proxy":{"id":"` + registered(70).Proxy.ID, 140, last,
+			journal.Damage{First: 121, Last: 139, What: "history lost; its effect is in the snapshot"},
+		},
+		"the newest": {
+			registered(199).Proxy.ID, 121, 396,
+			journal.Damage{First: 397, Last: last, What: "lost with its effect"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			writeFile(t, filepath.Join(dir, journal.FileName), s.spoil(test.spoiled))
+			rec, err := journal.Recover(context.Background(), dir, filepath.Join(dir, "saved"), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if rec.First != test.first || rec.Last != test.last || !slices.Equal(rec.Lost, []journal.Damage{test.lost}) {
+				t.Errorf("saved events %d to %d and lost %+v; want %d to %d and %+v", rec.First, rec.Last, rec.Lost, test.first, test.last, test.lost)
+			}
+			if _, err := journal.Recover(context.Background(), dir, filepath.Join(dir, "saved"), nil); !errors.Is(err, journal.ErrExists) {
+				t.Errorf("over what is there: %v", err)
+			}
+			if got := readFile(t, filepath.Join(dir, journal.FileName)); !bytes.Equal(got, s.spoil(test.spoiled)) {
+				t.Error("the source was changed")
+			}
+		})
 	}
 }
 
