@@ -42,7 +42,7 @@ cannot reach Consul does it when it can. It waits for the hosts that "lictor fle
 			if err := a.await("lictord", func() error { return drain(ctx, id) }); err != nil || noWait {
 				return err
 			}
-			return wait(ctx, client, id)
+			return wait(ctx, id)
 		})
 	c.Flags().BoolVar(&noWait, "no-wait", false, "do not wait until the connections are closed")
 	c.Flags().BoolVar(&fleet, "fleet", false, "drain it for every host")
@@ -116,14 +116,14 @@ func (a *app) showFleetNow(ctx context.Context) error {
 
 // awaitDrain waits until no connection to a server is left, or until it is plain
 // that some stay for longer, which is said on stderr.
-func (a *app) awaitDrain(ctx context.Context, client *v1.Client, id string) error {
+func (a *app) awaitDrain(ctx context.Context, id string) error {
 	progress := a.progress("draining " + id)
 	defer progress.end()
 	poll := time.NewTicker(drainEvery)
 	defer poll.Stop()
 	most, least, still := uint64(0), ^uint64(0), 0
 	for {
-		servers, err := client.Servers(ctx)
+		servers, err := ask(a, func(c *v1.Client) ([]v1.Server, error) { return c.Servers(ctx) })
 		if err != nil {
 			return drainGoesOn(ctx, err)
 		}

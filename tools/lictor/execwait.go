@@ -24,8 +24,6 @@ const (
 // bootstrap, which is there when Consul knows the proxy and its secrets are in
 // dir. It waits for what is not there yet, for ever when timeout is 0.
 func (a *app) obtainBootstrap(ctx context.Context, timeout time.Duration, id string, req v1.RegisterRequest) (document []byte, dir string, err error) {
-	client := a.client()
-	defer client.Close()
 	wait := &waiting{app: a, pause: askAgainFirst}
 	if timeout > 0 {
 		var cancel context.CancelFunc
@@ -35,14 +33,14 @@ func (a *app) obtainBootstrap(ctx context.Context, timeout time.Duration, id str
 	for registered := false; ; {
 		if !registered {
 			var answer v1.Registered
-			answer, err = client.Register(ctx, id, req)
+			answer, err = ask(a, func(c *v1.Client) (v1.Registered, error) { return c.Register(ctx, id, req) })
 			registered, dir = err == nil, answer.SecretsDir
 			if registered {
 				wait.pause = askAgainFirst
 			}
 		}
 		if registered {
-			document, err = client.Bootstrap(ctx, id)
+			document, err = a.askBootstrap(ctx, id)
 			if err == nil {
 				return document, dir, nil
 			}
@@ -58,13 +56,15 @@ func (a *app) obtainBootstrap(ctx context.Context, timeout time.Duration, id str
 	}
 }
 
+func (a *app) askBootstrap(ctx context.Context, id string) ([]byte, error) {
+	return ask(a, func(c *v1.Client) ([]byte, error) { return c.Bootstrap(ctx, id) })
+}
+
 // waitForBootstrap gets the bootstrap of a registered proxy.
 func (a *app) waitForBootstrap(ctx context.Context, id string) ([]byte, error) {
-	client := a.client()
-	defer client.Close()
 	wait := &waiting{app: a, pause: askAgainFirst}
 	for {
-		document, err := client.Bootstrap(ctx, id)
+		document, err := a.askBootstrap(ctx, id)
 		if err == nil || isProblem(err, v1.ProblemNotFound) || !passing(err) {
 			return document, err
 		}

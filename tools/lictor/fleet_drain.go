@@ -24,14 +24,14 @@ const (
 // awaitFleetDrain waits until every host that reports has applied a drain and has
 // no connection left to the server, or until it is plain that some stay for
 // longer, which is said on stderr.
-func (a *app) awaitFleetDrain(ctx context.Context, client *v1.Client, id string) error {
+func (a *app) awaitFleetDrain(ctx context.Context, id string) error {
 	progress := a.progress("draining " + id + " for the fleet")
 	defer progress.end()
 	poll := time.NewTicker(fleetEvery)
 	defer poll.Stop()
 	var last drainProgress
 	for still := 0; ; still++ {
-		fleet, err := client.Fleet(ctx)
+		fleet, err := ask(a, func(c *v1.Client) (v1.Fleet, error) { return c.Fleet(ctx) })
 		if err != nil {
 			return fleetDrainGoesOn(ctx, err)
 		}

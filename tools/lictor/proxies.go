@@ -215,9 +215,7 @@ written beside and renamed, readable by its owner only.`,
 			if err := checkID("proxy id", args[0]); err != nil {
 				return err
 			}
-			get := func() ([]byte, error) {
-				return ask(a, func(c *v1.Client) ([]byte, error) { return c.Bootstrap(ctx, args[0]) })
-			}
+			get := func() ([]byte, error) { return a.askBootstrap(ctx, args[0]) }
 			if wait {
 				get = func() ([]byte, error) { return a.waitForBootstrap(ctx, args[0]) }
 			}

@@ -210,4 +210,8 @@ func TestFollowWaits(t *testing.T) {
 	if n := strings.Count(said.String(), "waiting for it to come back"); n != 2 {
 		t.Errorf("it was said %d times: %s", n, said.String())
 	}
+	full := written(io.ErrShortWrite)
+	if err := a.follow(t.Context(), func() error { return full }); !errors.Is(err, full) {
+		t.Errorf("output that cannot be written ends with %v", err)
+	}
 }
