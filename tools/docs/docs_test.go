@@ -156,3 +156,39 @@ func TestMakeTargetsExist(t *testing.T) {
 		t.Errorf("only %d targets were found", found)
 	}
 }
+
+// The README of the daemon has each of its packages, and what runs in it.
+func TestDaemonIsWhole(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root, "daemon", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(filepath.Join(root, "daemon", "daemon.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(filepath.Join(root, "daemon"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		name := entry.Name()
+		if !entry.IsDir() || name == "lictord" || name == "api" || name == "testdata" {
+			continue
+		}
+		if !strings.Contains(string(text), "\n| `"+name+"` |") {
+			t.Errorf("daemon/README.md does not say what %s owns", name)
+		}
+	}
+	_, group, _ := strings.Cut(string(text), "## The run group")
+	group, _, _ = strings.Cut(group, "\n## ")
+	runs := regexp.MustCompile(`(?m)^\t\t\{"([a-z]+)", `).FindAllStringSubmatch(string(source), -1)
+	if len(runs) < 10 {
+		t.Errorf("only %d parts of the run group were found", len(runs))
+	}
+	for _, match := range runs {
+		if !strings.Contains(group, "`"+match[1]+"`") {
+			t.Errorf("daemon/README.md does not have %s in the run group", match[1])
+		}
+	}
+}
