@@ -3,10 +3,13 @@ package secrets
 import (
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/lictor-mesh/lictor/state"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // hung makes a view whose every call hangs until release is called.
@@ -48,6 +51,26 @@ func TestStuck(t *testing.T) {
 	}
 	if len(c.stuck) != 0 {
 		t.Errorf("counts left over: %v", c.stuck)
+	}
+}
+
+// Whoever asks for a process's files, and however often, waits for the same.
+func TestViewsOfAProcess(t *testing.T) {
+	testenv.Privileged(t)
+	p := ofUser(t)
+	netns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", p.PID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if v := view(t, p); v.calls != &underWay || !slices.Equal(v.shares, sharesOf(p, netns)) {
+			t.Errorf("its calls are counted as %+v", v.shares)
+		}
+	}
+	for of, v := range map[string]*View{"lictord": hostView(t), "the directory web": opened(t, base(t), "web", self()).view} {
+		if v.calls != &underWay || !slices.Equal(v.shares, sharesOfHost(of)) {
+			t.Errorf("calls of %s are counted as %+v", of, v.shares)
+		}
 	}
 }
 

@@ -256,19 +256,14 @@ func openAt(dir *os.File, name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), dir.Name()+"/"+name), nil
 }
 
-// maxProc bounds what is read of a file of a process. 65536 groups, as many as one
-// may have, take 720 kB.
-const maxProc = 1 << 20
-
+// readAt reads a file that the kernel makes up of a process, all of it: half a
+// number would be another group. 65536 groups, as many as there may be, take 720 kB.
 func readAt(dir *os.File, name string) (string, error) {
 	f, err := openAt(dir, name, unix.O_RDONLY)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = f.Close() }() // only read
-	content, err := io.ReadAll(io.LimitReader(f, maxProc+1))
-	if err == nil && len(content) > maxProc {
-		err = errors.New("it is longer than any of its kind") // a half of it may say something else
-	}
+	content, err := io.ReadAll(f)
 	return string(content), err
 }
