@@ -68,6 +68,37 @@ func (r *rig) asNew(vipSlot, serverSlot uint32) {
 	}
 }
 
+// A server that serves is forgiven while the connection is young and lives on, and
+// others on the host learn of it.
+func TestServedWhileYoung(t *testing.T) {
+	r := newRig(t)
+	s := r.serve(1, "127.0.0.1:0", echo)
+	r.put(vip4, s.Backend)
+	r.hold(5, 1, HoldBounced)
+	start := r.k.Now()
+	conn, err := r.dial(vip4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	readName(t, conn)
+	if holds := must(r.k.VIPState(5)).Holds; len(holds) != 1 {
+		t.Errorf("holds %+v before it was served", holds)
+	}
+	eventually(t, "forgiveness", func() bool { // at an acknowledgement after enough was received
+		if _, err := conn.Write(make([]byte, 200)); err != nil {
+			t.Fatal(err)
+		}
+		hear1(t, conn, 200)
+		return len(must(r.k.VIPState(5)).Holds) == 0
+	})
+	var w lictorServerWords
+	if err := r.k.objs.ServerState.Lookup(uint32(1), &w); err != nil || w.ServedAt < uint64(start) {
+		t.Errorf("served at %d, %v; want after %d", w.ServedAt, err, start)
+	}
+	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1})
+}
+
 // When all servers are held down, one that has served another VIP since has room:
 // whoever waits is let through to it at once. Else it is the one held longest, once.
 func TestAServerThatServedAnotherHasRoom(t *testing.T) {
