@@ -7,10 +7,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
 )
 
 // notice is stderr, and calls when a text has been written.
@@ -64,5 +68,30 @@ func TestWhoWaitsTellsOfIt(t *testing.T) {
 				t.Errorf("it says %q", said.String())
 			}
 		})
+	}
+}
+
+// What may be over when asked again, and what will not be.
+func TestPassing(t *testing.T) {
+	absent := func(err error) error { return &v1.ConnectError{Err: err} }
+	problem := func(kind v1.ProblemType) error { return &v1.ProblemError{Problem: v1.Problem{Type: kind}} }
+	for name, tc := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"not started":       {absent(syscall.ENOENT), true},
+		"not listening":     {absent(syscall.ECONNREFUSED), true},
+		"not permitted":     {absent(&net.OpError{Err: os.NewSyscallError("connect", syscall.EACCES)}), false},
+		"forbidden":         {absent(syscall.EPERM), false},
+		"ended":             {fmt.Errorf("ask: %w", io.EOF), true},
+		"no answer in time": {fmt.Errorf("ask: %w", context.DeadlineExceeded), true},
+		"not yet":           {problem(v1.ProblemNotYet), true},
+		"refused":           {problem(v1.ProblemForbidden), false},
+		"another's":         {problem(v1.ProblemConflict), false},
+		"interrupted":       {context.Canceled, false},
+	} {
+		if got := passing(tc.err); got != tc.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
