@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,5 +140,75 @@ func TestTimeWhenOnlyASnapshotIsLeft(t *testing.T) {
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestOpenRefusesWhatDoesNotFit: every record is sound by itself here, and a
+// snapshot stands for all of them, so that nobody would read them at a start.
+func TestOpenRefusesWhatDoesNotFit(t *testing.T) {
+	rewrite := func(seq uint64, change func(r *record)) func(b *bbolt.Bucket) error {
+		return func(b *bbolt.Bucket) error {
+			r, err := parseRecord(key(seq), b.Get(key(seq)))
+			if err != nil {
+				return err
+			}
+			change(&r)
+			return b.Put(key(seq), r.encode())
+		}
+	}
+	for name, test := range map[string]struct {
+		spoil func(events *bbolt.Bucket) error
+		want  string
+	}{
+		"a gap":             {func(b *bbolt.Bucket) error { return b.Delete(key(3)) }, "event 3: not there"},
+		"time goes back":    {rewrite(4, func(r *record) { r.time = r.time.Add(-time.Hour) }), "event 4: is of"},
+		"a chain too short": {rewrite(4, func(r *record) { r.prev = 2 }), "event 4: its proxy's event before it is 3, not 2"},
+		"a chain forwards":  {rewrite(4, func(r *record) { r.prev = 5 }), "event 4: its proxy's event before it is 3, not 5"},
+		"no chain":          {rewrite(4, func(r *record) { r.prev = 0 }), "event 4: its proxy's event before it is 3, not 0"},
+		"no end":            {func(b *bbolt.Bucket) error { return b.Delete(key(6)) }, "event 6: not there, though there is a snapshot of them"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			j, s, err := Open(context.Background(), dir, Options{NoSync: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 6 {
+				events, err := j.Append(state.Placed{ID: "one"})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s = state.Fold(s, events[0])
+			}
+			err = errors.Join(j.Snapshot(s), j.update(func(tx *bbolt.Tx) error { return test.spoil(tx.Bucket([]byte(bucketEvents))) }), j.Close())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := Open(context.Background(), dir, Options{NoSync: true}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("open: %v; want %q", err, test.want)
+			}
+		})
+	}
+}
+
+// TestOpenRefusesAJournalWithoutABeginning: a state can be had only from the first
+// event or from a snapshot.
+func TestOpenRefusesAJournalWithoutABeginning(t *testing.T) {
+	dir := t.TempDir()
+	j, _, err := Open(context.Background(), dir, Options{NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := j.Append(state.ServerUndrained{ID: "a"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err = errors.Join(j.update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketEvents)).Delete(key(1)) }), j.Close())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Open(context.Background(), dir, Options{NoSync: true}); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "event 1: not there, and no snapshot stands for them") {
+		t.Errorf("open: %v", err)
 	}
 }

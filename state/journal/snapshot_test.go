@@ -127,6 +127,10 @@ func TestVerifyFindsAWrongSnapshot(t *testing.T) {
 	if r, err := journal.Verify(context.Background(), dir, nil); !errors.Is(err, journal.ErrDamaged) || len(r.Damage) == 0 {
 		t.Errorf("verify: %v", err)
 	}
+	rec, err := journal.Recover(context.Background(), dir, filepath.Join(t.TempDir(), "saved"), nil)
+	if err != nil || rec.Last != 1 || len(rec.Snapshots) != 0 || len(rec.Damage) != 1 {
+		t.Errorf("recovered %+v, %v; want the event, and not the snapshot", rec, err)
+	}
 }
 
 func TestForeign(t *testing.T) {
