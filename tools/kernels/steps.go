@@ -45,10 +45,10 @@ func suite(root string, old bool) []check {
 	}
 	return []check{
 		command("doctor", doctor, 0, "This host has all that Lictor requires."),
-		tests(root, "kernel", "."),
 		tests(root, "kernel/cgroup", "."),
 		tests(root, "kernel/netns", "."),
 		tests(root, "tools/kernels", "^TestHostOnThisKernel$"),
+		tests(root, "kernel", "."),
 	}
 }
 
