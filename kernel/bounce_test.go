@@ -114,6 +114,7 @@ func TestAServerThatNeverAnsweredHasFailed(t *testing.T) {
 	}{
 		{"asked", quiet, "x", func(_ *rig, c net.Conn) { c.Close() }, HoldFailed},
 		{"asked, and we close it", quiet, "x", func(r *rig, _ net.Conn) { r.destroyOnly() }, HoldBounced},
+		{"asked, it answers, and we close it", curt, "x", func(r *rig, c net.Conn) { hear1(r.t, c, 1); r.destroyOnly() }, HoldBounced},
 		{"asked, and it answers", curt, "x", func(r *rig, c net.Conn) { hear1(r.t, c, 1); c.Close() }, HoldNone},
 		{"not asked", quiet, "", func(_ *rig, c net.Conn) { c.Close() }, HoldNone},
 	} {
