@@ -197,7 +197,7 @@ failover: root build parts ## lose a Consul server ROUNDS (20) times a kind, and
 	@exec .cache/bin/failover -rounds=$(ROUNDS) -only='$(ONLY)'
 
 .PHONY: kernels
-kernels: build ## boot Debian's kernels in QEMU (KERNELS="6.1 6.12" for some) and run what attaches to a kernel on each: 10 minutes a kernel (ACCEL=kvm: one)
+kernels: build ## boot Debian's kernels in QEMU (KERNELS="6.1 6.12" for some) and run what attaches to a kernel on each: minutes each (ACCEL=kvm: less)
 	$(call debian,command -v qemu-system-x86_64,qemu-system-x86)
 	$(call debian,command -v xz && command -v cpio && command -v depmod && command -v cc && command -v python3,xz-utils cpio kmod gcc libc6-dev python3)
 	$(GO) run ./tools/kernels -only '$(KERNELS)' -accel '$(ACCEL)'
