@@ -11,8 +11,9 @@ import (
 // tty is a terminal that knows the sequences of a screen. It has no end below:
 // what would have scrolled away stays.
 type tty struct {
-	lines []string
-	row   int
+	lines   []string
+	row     int
+	cleared int // how often all of it was
 }
 
 var sequence = regexp.MustCompile(`^\x1b\[\??([0-9]*)([a-zA-Z])`)
@@ -56,6 +57,7 @@ func (t *tty) control(number, letter string, column int) {
 		t.lines[t.row] = string([]rune(pad(t.lines[t.row], column))[:column])
 	case "J":
 		if n == 2 {
+			t.cleared++
 			t.lines = make([]string, t.row+1)
 		}
 		t.lines = t.lines[:t.row+1]
@@ -92,9 +94,15 @@ func TestScreenDrawsTheViewBelowTheLines(t *testing.T) {
 	expect("first\nframe 3 at 20 × 10")
 	s.print("second", "third, which is longer than the terminal is wide")
 	expect("first\nsecond\nthird, which is longer than the terminal is wide\nframe 4 at 20 × 10\nrow 0")
+	if term.cleared > 0 {
+		t.Error("the terminal was cleared, and what was on it before is gone")
+	}
 	columns = 9 // the view is cut, and drawn on an empty screen below the lines that have room
 	s.draw()
 	expect("first\nsecond\nthird, which is longer than the terminal is wide\nframe 5 a\nrow 0\nrow 1")
+	if term.cleared != 1 { // it may have wrapped the lines anew
+		t.Error("the terminal was not cleared when its size had changed")
+	}
 	s.close()
 	expect("first\nsecond\nthird, which is longer than the terminal is wide")
 	s.print("last")

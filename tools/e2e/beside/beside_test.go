@@ -44,6 +44,7 @@ func fixture(t *testing.T) {
 func TestFixtureA(t *testing.T) { fixture(t) }
 func TestFixtureB(t *testing.T) { fixture(t) }
 func TestFixtureC(t *testing.T) { fixture(t) }
+func TestFixtureD(t *testing.T) { fixture(t) }
 
 func TestFixtureFails(t *testing.T) {
 	fixture(t)
@@ -70,14 +71,14 @@ func run(t *testing.T, o Options, names ...string) (said string, err error) {
 // Tests run beside each other, as many as there are workers, and those that are
 // to be alone are.
 func TestBesideAndAlone(t *testing.T) {
-	said, err := run(t, Options{Workers: 2, First: []string{"TestFixtureB"}, Alone: []string{"TestFixtureC"}},
-		"TestFixtureA", "TestFixtureB", "TestFixtureC")
+	said, err := run(t, Options{Workers: 2, First: []string{"TestFixtureB"}, Alone: []string{"TestFixtureC", "TestFixtureD"}},
+		"TestFixtureA", "TestFixtureB", "TestFixtureC", "TestFixtureD")
 	if err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(said), "\n")
 	slices.Sort(lines[:2])
-	want := []string{"TestFixtureA saw 2", "TestFixtureB saw 2", "TestFixtureC saw 1"}
+	want := []string{"TestFixtureA saw 2", "TestFixtureB saw 2", "TestFixtureC saw 1", "TestFixtureD saw 1"}
 	if !slices.Equal(lines, want) {
 		t.Errorf("said %q, want %q", lines, want)
 	}

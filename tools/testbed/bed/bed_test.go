@@ -9,9 +9,10 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/bed"
 	"github.com/lictor-mesh/lictor/tools/testbed/reexec"
@@ -69,15 +70,28 @@ func killed(t *testing.T, lifelineToo bool) (id string) {
 	if left := traces(t, id); len(left) < 5 || !alive(sleep) {
 		t.Fatalf("a living bed shows as %v, want namespaces, a cgroup, pins, files and a registration", left)
 	}
+	// Nobody can sweep while this is locked.
+	registry, err := os.Open(filepath.Join(sandbox.Registry, ".lock"))
+	check(t, err)
+	defer registry.Close()
+	check(t, unix.Flock(int(registry.Fd()), unix.LOCK_EX))
 	if lifelineToo {
 		for _, pid := range children(t, victim.Process.Pid) {
 			if pid != sleep {
-				check(t, syscall.Kill(pid, syscall.SIGKILL))
+				check(t, unix.Kill(pid, unix.SIGKILL))
 			}
 		}
 	}
 	check(t, victim.Process.Kill())
 	_ = victim.Wait()
+	if lifelineToo {
+		return id
+	}
+	for end := time.Now().Add(5 * time.Second); alive(sleep); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("a process outlived its bed by 5 s, as nobody could sweep")
+		}
+	}
 	return id
 }
 
