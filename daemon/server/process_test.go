@@ -135,12 +135,34 @@ func TestTheCallersUser(t *testing.T) {
 	if got, err := askStartByPid(int(file.Fd()), child.Process.Pid); got != want || err != nil {
 		t.Errorf("the caller itself: %d, %v; want %d", got, err, want)
 	}
-	roots := exec.Command("sleep", "60") // not this process: its first thread may have become a test's user
-	if err := roots.Start(); err != nil {
+	// Not this process: its first thread may have become a test's user.
+	roots, became := exec.Command("sleep", "60"), exec.Command(setUserID(t, "sleep"), "60")
+	became.SysProcAttr = child.SysProcAttr
+	for name, other := range map[string]*exec.Cmd{"root's process": roots, "one that may use root's rights": became} {
+		if err := other.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := askStartByPid(int(file.Fd()), other.Process.Pid); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s that has its pid: %v", name, err)
+		}
+		_, _ = other.Process.Kill(), other.Wait()
+	}
+}
+
+// setUserID copies a program, for anybody to run as root.
+func setUserID(t *testing.T, name string) (path string) {
+	t.Helper()
+	from, err := exec.LookPath(name)
+	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _, _ = roots.Process.Kill(), roots.Wait() }()
-	if _, err := askStartByPid(int(file.Fd()), roots.Process.Pid); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("root's process that has its pid: %v", err)
+	program, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
 	}
+	path = filepath.Join(socketDir(t), name)
+	if err := errors.Join(os.WriteFile(path, program, 0o755), os.Chmod(path, 0o755|os.ModeSetuid)); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
