@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -190,33 +192,56 @@ func (r *rig) onlySocket() Socket {
 	return sockets[0]
 }
 
+// A client that is killed says nothing about its server: it neither holds it down
+// nor forgives it.
 func TestAKilledProcessIsNoBounce(t *testing.T) {
-	r := newRig(t)
-	s := r.serve(1, "127.0.0.1:0", say(310))
-	r.put(vip4, s.Backend)
+	for _, c := range []struct {
+		name   string
+		window time.Duration
+		hears  int
+	}{
+		{"refused a moment ago", time.Minute, 310},
+		{"without an answer for long", time.Millisecond, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t, func(cfg *Config) { cfg.BounceWindow = c.window })
+			s := r.serve(1, "127.0.0.1:0", say(c.hears))
+			r.put(vip4, s.Backend)
+			r.hold(5, 1, HoldBounced)
+			before := must(r.k.VIPState(5)).Holds
+			r.killWhoHears(c.hears)
+			r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1})
+			if holds := must(r.k.VIPState(5)).Holds; !slices.Equal(holds, before) {
+				t.Errorf("holds %+v, before %+v", holds, before)
+			}
+		})
+	}
+}
+
+// killWhoHears kills a process that has connected, asked, and heard n bytes.
+func (r *rig) killWhoHears(n int) {
+	r.t.Helper()
 	const script = `import socket,sys,time
 s = socket.create_connection((sys.argv[1], int(sys.argv[2])))
-got = 0
-while got < 310: got += len(s.recv(310))
+s.sendall(b"x")
+left = int(sys.argv[3])
+while left > 0: left -= len(s.recv(left))
 print("ready", flush=True)
 time.sleep(60)`
-	child := exec.Command("python3", "-c", script, vip4.Addr().String(), "8702")
+	child := exec.Command("python3", "-c", script, vip4.Addr().String(), "8702", strconv.Itoa(n))
 	out := must(child.StdoutPipe())
 	if err := r.ns.Do(child.Start); err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
-		t.Error(err)
+		r.t.Error(err)
 	}
+	time.Sleep(5 * time.Millisecond) // so that the shorter of the windows is over, and what was sent acknowledged
 	if err := child.Process.Kill(); err != nil {
-		t.Error(err)
+		r.t.Error(err)
 	}
 	if err := child.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
-		t.Error(err)
-	}
-	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Established: 1, Closed: 1})
-	if holds := must(r.k.VIPState(5)).Holds; len(holds) != 0 {
-		t.Errorf("holds %+v", holds)
+		r.t.Error(err)
 	}
 }
 
