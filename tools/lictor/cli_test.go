@@ -102,6 +102,7 @@ func serveScript(env *testscript.Env) error {
 	env.Setenv("LICTOR_SOCKET", socket)
 	env.Setenv("LICTOR_STATE_DIR", filepath.Join(env.WorkDir, "state"))
 	env.Setenv("PROBE", filepath.Join(env.WorkDir, "probe.json"))
+	env.Setenv("UID", strconv.Itoa(os.Getuid()))
 	if _, err := os.Stat(filepath.Join(env.WorkDir, "api")); errors.Is(err, fs.ErrNotExist) {
 		return nil // a script without a daemon
 	}
