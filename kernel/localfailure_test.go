@@ -1,8 +1,11 @@
 package kernel
 
 import (
+	"io"
 	"net/netip"
 	"os"
+	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -118,9 +121,43 @@ func TestAConnectThatIsGivenUp(t *testing.T) {
 			took := time.Since(start)
 			r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Failed: 1})
 			held := len(must(r.k.VIPState(5)).Holds) == 1
+			if at := r.refused(); len(at) != 0 {
+				t.Errorf("taken for a refusal: %v", at)
+			}
 			if quick := took < 200*time.Millisecond; held != (c.patience > 0) && (quick || !held) {
 				t.Errorf("given up after %v: held down %v", took, held)
 			}
 		})
+	}
+}
+
+// Nor does a process that is killed while it connects say anything of the server.
+func TestAConnectWhoseProcessIsKilled(t *testing.T) {
+	r := newRig(t)
+	r.put(vip4, r.deaf(1))
+	const script = `import socket,sys,time
+s = socket.socket()
+s.setblocking(False)
+s.connect_ex((sys.argv[1], int(sys.argv[2])))
+time.sleep(0.3)
+print("ready", flush=True)
+time.sleep(60)`
+	child := exec.Command("python3", "-c", script, vip4.Addr().String(), "8702")
+	out := must(child.StdoutPipe())
+	if err := r.ns.Do(child.Start); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, len("ready\n"))); err != nil {
+		t.Error(err)
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	if err := child.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Error(err)
+	}
+	r.wantCounters(1, Counters{Redirected: 1, Attempted: 1, Failed: 1})
+	if holds := must(r.k.VIPState(5)).Holds; len(holds) != 0 {
+		t.Errorf("holds %+v", holds)
 	}
 }

@@ -3,6 +3,8 @@ package kernel
 import (
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"testing"
@@ -235,6 +237,9 @@ func TestBytesOfAReusedSocket(t *testing.T) {
 				return err
 			}
 		}
+		if sockets := must(r.k.Sockets()); len(sockets) != 0 {
+			t.Errorf("sockets %+v, of which none is a VIP's any more", sockets)
+		}
 		return nil
 	})
 	if err != nil {
@@ -243,6 +248,29 @@ func TestBytesOfAReusedSocket(t *testing.T) {
 	if got := must(r.k.Servers())[1].BytesIn; got != uint64(uses*greeting) {
 		t.Errorf("counted %d bytes of %d connections, want %d", got, uses, uses*greeting)
 	}
+}
+
+// What comes after the client's FIN counts too, though the connection is closed.
+func TestBytesOfAHalfClosedSocket(t *testing.T) {
+	const after = 5000
+	r := newRig(t, neverBounced)
+	s := r.serve(1, "127.0.0.1:0", func(conn net.Conn) {
+		io.Copy(io.Discard, conn)       //nolint:errcheck // until the FIN
+		conn.Write(make([]byte, after)) //nolint:errcheck // the client misses it then
+	})
+	r.put(vip4, s.Backend)
+	conn, err := r.dial(vip4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+		t.Fatal(err)
+	}
+	hear1(t, conn, after)
+	hearEnd(conn)
+	conn.Close()
+	eventually(t, "the bytes", func() bool { return must(r.k.Servers())[1].BytesIn == after })
 }
 
 // A connect whose SYN waits for the first write has not failed.

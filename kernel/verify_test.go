@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
 	"github.com/lictor-mesh/lictor/kernel/cgroup"
@@ -52,6 +53,14 @@ func TestVerify(t *testing.T) {
 			}
 			if vips, servers := must(r.k.VIPs()), must(r.k.Servers()); len(vips) != 0 || len(servers) != 0 {
 				t.Errorf("the probe shows: %v, %v", vips, servers)
+			}
+			if left := must(filepath.Glob(filepath.Join(r.cfg.Cgroup, probeCgroup+"*"))); len(left) != 0 {
+				t.Errorf("left behind: %v", left)
+			}
+			ring := must(ringbuf.NewReader(r.k.objs.Events))
+			defer ring.Close()
+			if n := ring.AvailableBytes(); n != 0 {
+				t.Errorf("the probe left %d bytes of events", n)
 			}
 		})
 	}
