@@ -120,6 +120,11 @@ func TestChangesOfANamespace(t *testing.T) {
 		if err := h.registerAs(1000, 7000, "too soon"); !errors.Is(err, ErrTooOften) {
 			t.Errorf("a second one: %v", err)
 		}
+		change := request("later")
+		change.UID, change.Envoy = 1000, &state.EnvoySettings{AdminBind: "127.0.0.1:19001"}
+		if _, err := h.r.Register(h.ctx(), change); !errors.Is(err, ErrTooOften) || h.proxy("later").Envoy != nil {
+			t.Errorf("a change of one that it has: %v", err)
+		}
 		time.Sleep(changeBurst * changeEvery)
 		for n := range changeBurst {
 			if err := loop(); err != nil {
