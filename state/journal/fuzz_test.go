@@ -191,7 +191,8 @@ func FuzzPages(f *testing.F) {
 
 // small returns the file of a journal with two snapshots, without what is
 // allocated ahead.
-func small(f *testing.F) []byte {
+func small(f testing.TB) []byte {
+	f.Helper()
 	dir := f.TempDir()
 	j, s, err := Open(context.Background(), dir, Options{NoSync: true})
 	if err != nil {
