@@ -25,7 +25,7 @@ type check struct {
 // of the hook's own choice.
 const hook = "VerifierHasLittleToDo|ConnectReachesTheServerFromEveryLanguage|OtherAddressesAreUntouched|" +
 	"TimeoutsAreSetOnVIPs|DeniedByAnOldKernel|WithoutTheHookAVIPLeadsNowhere|AKilledProcessIsNoBounce|" +
-	"BounceWhoseErrorIsTakenAway|LocalFailure|Failover|RestartUnderAConnectStorm"
+	"BounceWhoseErrorIsTakenAway|LocalFailure|Failover"
 
 // suite is what runs on a kernel: all, or where lictord must refuse, that it does
 // and says why. The hook is tested even there: no other kernel before 6.1 is to be
