@@ -187,6 +187,7 @@ func TestAThousandConnectionsAtOnce(t *testing.T) {
 }
 
 func TestIdleConnectionsPastTheLimitOnlyWait(t *testing.T) {
+	asRoot(t) // others than root are turned away before all places are taken
 	s := start(t, newFake(), func(s *Server) {
 		s.limits.total = 8
 		s.timing.header = 200 * time.Millisecond
@@ -202,6 +203,7 @@ func TestIdleConnectionsPastTheLimitOnlyWait(t *testing.T) {
 }
 
 func TestConnectionsAreBounded(t *testing.T) {
+	asRoot(t) // others than root are turned away before all places are taken
 	s := start(t, newFake(), func(s *Server) { s.limits.total = 4 })
 	var open []net.Conn
 	for range 4 {
