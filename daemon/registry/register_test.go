@@ -92,6 +92,23 @@ func TestRegisterLooksForTheFormerOwner(t *testing.T) {
 	})
 }
 
+// A namespace of this boot is another than that of the boot before, whose cookie it
+// has by chance.
+func TestRegisterAfterAReboot(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		h.mustRegister("a")
+		h.reboot()
+		req := request("a")
+		req.Owner.BootID = h.boot
+		if _, err := h.r.Register(h.ctx(), req); err != nil {
+			t.Fatal(err)
+		}
+		if e := h.inForce("a"); e.Owner != (kernel.Owner{Kind: kernel.OwnerNetns, ID: 7000}) {
+			t.Errorf("the owner in force is %+v", e.Owner)
+		}
+	})
+}
+
 func TestRegisterConflicts(t *testing.T) {
 	gone := func(state.Owner) bool { return true }
 	for _, tc := range []struct {
