@@ -124,6 +124,10 @@ browser: ## get the Chromium that tests of pages use, and npm for their checker 
 	$(call debian,command -v chromium,chromium fonts-dejavu-core)
 	$(call debian,command -v npm,npm)
 
+.PHONY: shells
+shells: ## get the shells in which completion is tested (as root, once)
+	$(call debian,command -v bash && command -v zsh && command -v fish,bash zsh fish)
+
 # $(call fuzz,TIME): fuzz each target of PACKAGES for TIME. What gave new coverage
 # is kept in .cache/fuzz, by package and target, and is where the next run begins;
 # a failing input is kept beside its test in testdata/fuzz. Before Go 1.27 the go
@@ -152,7 +156,7 @@ gotest   = $(if $(2),REQUIRE_PRIVILEGED=1 $(GO) test -p $(1) -count=1 -timeout 2
 # (tools/e2e runs its tests beside each other by itself.) -count=1, as the
 # kernel below is no part of what the go command's cache knows.
 .PHONY: test
-test: root build parts browser ## everything, with real sockets, Consul and Envoy; needs root
+test: root build parts browser shells ## everything, with real sockets, Consul and Envoy; needs root
 	$(GO) build ./...
 	@failed=0; $(call gotest,4,$(WAITERS)) || failed=1; $(call gotest,1,$(filter-out $(WAITERS),$(ALL))) || failed=1; exit $$failed
 	$(if $(TESTFLAGS),,$(call fuzz,$(FUZZBRIEF)))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -331,7 +332,7 @@ func writeSecrets(t *testing.T) string {
 // not be skipped.
 func envoy(t *testing.T) string {
 	t.Helper()
-	if os.Getenv("REQUIRE_PRIVILEGED") != "1" {
+	if !testenv.Required() {
 		root, err := binaries.Root()
 		if err != nil {
 			t.Fatal(err)

@@ -2,17 +2,18 @@ package browser
 
 import (
 	"errors"
-	"os"
 	"testing"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
-// ForTest starts a browser for one test, which it skips when there is none;
-// with REQUIRE_PRIVILEGED=1, as in CI, it fails then.
+// ForTest starts a browser for one test; where there is none it is
+// [testenv.Lacks].
 func ForTest(t testing.TB) *Browser {
 	t.Helper()
 	b, err := Start(t.Context())
-	if errors.Is(err, ErrNone) && os.Getenv("REQUIRE_PRIVILEGED") != "1" {
-		t.Skip(err)
+	if errors.Is(err, ErrNone) {
+		testenv.Lacks(t, err)
 	}
 	if err != nil {
 		t.Fatal(err)

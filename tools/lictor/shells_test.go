@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // shell is how one of the shells is had to read a file when it starts.
@@ -37,7 +39,7 @@ func TestCompletionInShells(t *testing.T) {
 			t.Parallel()
 			path, err := exec.LookPath(name)
 			if err != nil {
-				t.Skipf("needs %s, as apt-get install %s brings it", name, name)
+				testenv.Lacks(t, fmt.Sprintf("needs %s: run make shells", name))
 			}
 			socket, asked := serveIDs(t)
 			terminal := openShell(t, exec.Command(path, sh.args...), sh, socket)

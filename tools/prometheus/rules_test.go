@@ -7,16 +7,15 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 func promtool(t *testing.T, args ...string) {
 	t.Helper()
 	tool, err := Find(t.Context(), "promtool")
-	if err != nil && os.Getenv("REQUIRE_PRIVILEGED") != "1" {
-		t.Skip(err)
-	}
 	if err != nil {
-		t.Fatal(err)
+		testenv.Lacks(t, err)
 	}
 	if out, err := exec.CommandContext(t.Context(), tool, args...).CombinedOutput(); err != nil {
 		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)

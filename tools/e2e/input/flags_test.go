@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // built is one of the repository's programs, as `make build` leaves it.
@@ -29,10 +31,7 @@ func built(t *testing.T, name string) string {
 	}
 	path := filepath.Join(root, "bin", name)
 	if _, err := os.Stat(path); err != nil {
-		if os.Getenv("REQUIRE_PRIVILEGED") == "1" {
-			t.Fatalf("%v: make build makes it", err)
-		}
-		t.Skipf("%v: make build makes it", err)
+		testenv.Lacks(t, fmt.Errorf("%w: make build makes it", err))
 	}
 	return path
 }

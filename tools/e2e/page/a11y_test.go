@@ -11,6 +11,7 @@ import (
 
 	"github.com/lictor-mesh/lictor/tools/browser"
 	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // worksByKeyboard goes through the page with the keyboard alone.
@@ -58,11 +59,7 @@ func worksByKeyboard(w *world) {
 
 func isAccessible(w *world) {
 	if axeScript(w) == "" {
-		const why = "no npm, which fetches axe-core: run make browser"
-		if os.Getenv("REQUIRE_PRIVILEGED") == "1" { // nothing may be left out
-			w.Fatal(why)
-		}
-		w.Skip(why)
+		testenv.Lacks(w, "no npm, which fetches axe-core: run make browser")
 	}
 	p := w.open(desk)
 	p.accessible(desk)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/lictor-mesh/lictor/tools/testbed/binaries"
+	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
 )
 
 // Management is the token that may do everything.
@@ -216,7 +217,7 @@ func (s *Server) call(method, path string, body, into any) error {
 // but with REQUIRE_PRIVILEGED=1 it is built, which takes minutes.
 func Consul(t testing.TB) string {
 	t.Helper()
-	if os.Getenv("REQUIRE_PRIVILEGED") != "1" {
+	if !testenv.Required() {
 		root, err := binaries.Root()
 		if err != nil {
 			t.Fatal(err)

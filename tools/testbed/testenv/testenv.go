@@ -27,19 +27,27 @@ import (
 	"github.com/lictor-mesh/lictor/tools/testbed/sandbox"
 )
 
-// Privileged skips the test, with the reason, unless it runs as root on a
-// kernel where socket programs can be loaded and cgroup v2 is mounted. With
-// REQUIRE_PRIVILEGED=1 in the environment it fails the test instead.
+// Required says that no test may be left out for what the machine lacks:
+// REQUIRE_PRIVILEGED=1 is in the environment, as `make test` has it.
+func Required() bool { return os.Getenv("REQUIRE_PRIVILEGED") == "1" }
+
+// Lacks skips the test for what the machine lacks; where nothing may be left out
+// it fails it.
+func Lacks(t testing.TB, what any) {
+	t.Helper()
+	if Required() {
+		t.Fatalf("REQUIRE_PRIVILEGED=1, but: %v", what)
+	}
+	t.Skip(what)
+}
+
+// Privileged is [Lacks] unless the test runs as root on a kernel where socket
+// programs can be loaded and cgroup v2 is mounted.
 func Privileged(t testing.TB) {
 	t.Helper()
-	err := privileged()
-	if err == nil {
-		return
+	if err := privileged(); err != nil {
+		Lacks(t, fmt.Errorf("needs root and BPF: %w", err))
 	}
-	if os.Getenv("REQUIRE_PRIVILEGED") == "1" {
-		t.Fatalf("REQUIRE_PRIVILEGED=1, but %v", err)
-	}
-	t.Skipf("needs root and BPF: %v", err)
 }
 
 // Files is for tests that open files with the rights of whom they belong to. A
