@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -48,9 +49,8 @@ func TestReadAndExport(t *testing.T) {
 	}
 	ended, end := context.WithCancel(context.Background())
 	end()
-	for range 300 { // enough for a replay to look whether anybody waits for it
-		mustAppend(t, j, placed(1, state.PlaceRebalance), placed(2, state.PlaceRebalance))
-	}
+	// Enough for a replay to look whether anybody waits for it.
+	mustAppend(t, j, slices.Repeat([]state.Body{placed(1, state.PlaceRebalance)}, 600)...)
 	if _, err := j.StateAtSeq(ended, j.Stats().Last); !errors.Is(err, context.Canceled) {
 		t.Errorf("a replay that nobody waits for: %v", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -130,6 +131,25 @@ func TestVerifyFindsAWrongSnapshot(t *testing.T) {
 	rec, err := journal.Recover(context.Background(), dir, filepath.Join(t.TempDir(), "saved"), nil)
 	if err != nil || rec.Last != 1 || len(rec.Snapshots) != 0 || len(rec.Damage) != 1 {
 		t.Errorf("recovered %+v, %v; want the event, and not the snapshot", rec, err)
+	}
+}
+
+// TestVerifyChecksTheInvariants of the state at the end: sound events need not
+// make sense.
+func TestVerifyChecksTheInvariants(t *testing.T) {
+	dir := t.TempDir()
+	j, _, err := journal.Open(context.Background(), dir, journal.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	twin := registered(1)
+	twin.Proxy.ID = "twin"
+	mustAppend(t, j, registered(1), twin)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := journal.Verify(context.Background(), dir, nil); !errors.Is(err, journal.ErrDamaged) || len(r.Damage) != 1 || !strings.Contains(r.Damage[0].What, "both hold VIP") {
+		t.Errorf("verify: %v, %+v", err, r.Damage)
 	}
 }
 
