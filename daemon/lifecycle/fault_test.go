@@ -59,3 +59,15 @@ func TestAFaultOfOurs(t *testing.T) {
 	eventually(t, "it is told to quit nevertheless", func() bool { return !p.child.alive() })
 	eventually(t, "its end is noticed nevertheless", func() bool { return log.left() == 0 && phase(m) == Gone && len(m.Problems()) == 0 })
 }
+
+// The same where its endpoints are served.
+func TestAFaultOfOursAtEndpoints(t *testing.T) {
+	for name, bind := range map[string]string{"no address": "nonsense", "an address that is taken": "127.0.0.1:19000"} {
+		t.Run(name, func(t *testing.T) {
+			p := newPod(t, state.EnvoySettings{GracefulBind: bind})
+			log := faulty{slog.NewTextHandler(testWriter{t}, nil), &sync.Mutex{}, map[string]bool{"something cannot be done for a proxy": true}}
+			m, _ := manageWith(t, Config{Registry: p.registry, Hold: time.Minute, Log: slog.New(log)})
+			eventually(t, "the fault is said", func() bool { return strings.Contains(strings.Join(m.Problems(), "\n"), "a fault of its own") })
+		})
+	}
+}
