@@ -33,7 +33,6 @@ func (w *worker) turn(ctx context.Context, do func() time.Duration) (next time.D
 	if err == nil {
 		return next
 	}
-	w.closeDir() // it begins anew
 	w.mu.Lock()
 	p := w.reg
 	w.mu.Unlock()
