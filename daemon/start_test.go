@@ -68,7 +68,9 @@ func (o *outside) VIPStates(slots []uint32) ([]kernel.VIPState, error) {
 	return out, nil
 }
 
-func (*outside) ResetVIP(uint32) error { return nil }
+func (*outside) ResetVIP(uint32) error             { return nil }
+func (*outside) Sockets() ([]kernel.Socket, error) { return nil, nil }
+func (*outside) ResetServer(uint16) error          { return nil }
 
 func (o *outside) Meta() (kernel.Meta, error) { return o.meta, nil }
 

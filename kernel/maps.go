@@ -167,6 +167,34 @@ func (k *Kernel) ResetVIP(slot uint32) error {
 	return nil
 }
 
+// ResetServer makes a server's slot as new, for one that never had it. No entry
+// may lead to it, and Sockets list none.
+func (k *Kernel) ResetServer(slot uint16) error {
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return fmt.Errorf("reset server slot %d: %w", slot, err)
+	}
+	err = errors.Join(
+		k.objs.ServerState.Update(uint32(slot), lictorServerWords{}, ebpf.UpdateExist),
+		k.objs.ServerCounters.Update(uint32(slot), make([]lictorCounters, cpus), ebpf.UpdateExist),
+		k.objs.ServerLatency.Update(uint32(slot), lictorLatency{}, ebpf.UpdateExist),
+	)
+	for _, m := range k.former[lictorMapServerCounters] {
+		values := make([][]byte, cpus)
+		for i := range values {
+			values[i] = make([]byte, m.ValueSize())
+		}
+		err = errors.Join(err, m.Update(uint32(slot), values, ebpf.UpdateExist))
+	}
+	for _, m := range k.former[lictorMapServerLatency] {
+		err = errors.Join(err, m.Update(uint32(slot), make([]byte, m.ValueSize()), ebpf.UpdateExist))
+	}
+	if err != nil {
+		return fmt.Errorf("reset server slot %d: %w", slot, err)
+	}
+	return nil
+}
+
 // check says why an entry cannot be.
 func (k *Kernel) check(v VIP) error {
 	addr := v.Key.Addr.Addr()

@@ -195,6 +195,26 @@ func TestAResetSlotIsAsNew(t *testing.T) {
 	if st := must(r.k.VIPState(5)); len(st.Holds) != 0 || st.Counters != (Counters{Redirected: 1, Attempted: 1, Established: 1}) {
 		t.Errorf("after one connect: %+v", st)
 	}
+	for _, slot := range []uint16{1, 2} { // one refused, one served
+		words := func() (w lictorServerWords) {
+			if err := r.k.objs.ServerState.Lookup(uint32(slot), &w); err != nil {
+				t.Fatal(err)
+			}
+			return w
+		}
+		if n, w := must(r.k.Servers())[slot], words(); n == (Counters{}) || w == (lictorServerWords{}) && slot == 1 {
+			t.Errorf("server %d before: %+v, %+v", slot, n, w)
+		}
+		if err := r.k.ResetServer(slot); err != nil {
+			t.Fatal(err)
+		}
+		if n, w := must(r.k.Servers())[slot], words(); n != (Counters{}) || w != (lictorServerWords{}) {
+			t.Errorf("server %d after: %+v, %+v", slot, n, w)
+		}
+		if l, had := must(r.k.Latency())[slot]; had {
+			t.Errorf("latency of server %d after: %+v", slot, l)
+		}
+	}
 }
 
 // Entries are rewritten, and others put and removed, as fast as can be, so that

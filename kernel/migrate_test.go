@@ -154,6 +154,13 @@ func TestLayoutIsMigratedUnderAConnectStorm(t *testing.T) {
 	}
 	conn.Close()
 	r.wantCounters(1, Counters{Redirected: n + 1, Attempted: n + 1, Established: n + 1, Closed: n + 1})
+	if err := r.k.ResetServer(1); err != nil { // what former layouts counted, too
+		t.Fatal(err)
+	}
+	r.wantCounters(1, Counters{})
+	if l, had := must(r.k.Latency())[1]; had {
+		t.Errorf("latency of a server's slot as new: %+v", l)
+	}
 	have := must(r.k.pins.scan())
 	for _, name := range []string{lictorMapVips, lictorMapServerState, lictorMapEvents, lictorMapMeta} {
 		if got := have.maps[name]; len(got) != 1 || got[0] != thisVersion.layouts[name] {

@@ -40,9 +40,16 @@ func (s State) NextSlot(id string, last uint16, busy func(slot uint16) bool) (sl
 		return t.Slot, true
 	}
 	held := make(map[uint16]bool, len(s.Slots))
-	var oldest SlotTenure
 	for _, t := range s.Slots {
 		held[t.Slot] = true
+	}
+	for n := 1; n <= int(last); n++ {
+		if at := uint16(n); !held[at] && (busy == nil || !busy(at)) {
+			return at, true
+		}
+	}
+	var oldest SlotTenure
+	for _, t := range s.Slots {
 		if t.Gone.IsZero() || t.Slot > last || busy != nil && busy(t.Slot) {
 			continue
 		}
@@ -50,11 +57,6 @@ func (s State) NextSlot(id string, last uint16, busy func(slot uint16) bool) (sl
 		// the order of a map.
 		if oldest.Slot == 0 || t.Gone.Before(oldest.Gone) || t.Gone.Equal(oldest.Gone) && t.Slot < oldest.Slot {
 			oldest = t
-		}
-	}
-	for n := 1; n <= int(last); n++ {
-		if at := uint16(n); !held[at] && (busy == nil || !busy(at)) {
-			return at, true
 		}
 	}
 	return oldest.Slot, oldest.Slot != 0

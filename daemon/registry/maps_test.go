@@ -54,8 +54,12 @@ type fakeMaps struct {
 	states map[uint32]kernel.VIPState
 	meta   kernel.Meta
 	fail   error // of every write, while set
-	puts   int   // entries written
-	began  time.Time
+	// sockets are those that count on slots, and cleared the servers' slots made
+	// as new.
+	sockets []kernel.Socket
+	cleared []uint16
+	puts    int // entries written
+	began   time.Time
 }
 
 func newFakeMaps() *fakeMaps {
@@ -117,6 +121,16 @@ func (m *fakeMaps) VIPStates(slots []uint32) ([]kernel.VIPState, error) {
 
 func (m *fakeMaps) ResetVIP(slot uint32) error {
 	return m.write(func() { delete(m.states, slot) })
+}
+
+func (m *fakeMaps) Sockets() ([]kernel.Socket, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.sockets), nil
+}
+
+func (m *fakeMaps) ResetServer(slot uint16) error {
+	return m.write(func() { m.cleared = append(m.cleared, slot) })
 }
 
 func (m *fakeMaps) Meta() (kernel.Meta, error) {

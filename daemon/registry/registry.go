@@ -84,6 +84,8 @@ type Maps interface {
 	DeleteVIPs([]kernel.VIPKey) error
 	VIPStates(slots []uint32) ([]kernel.VIPState, error)
 	ResetVIP(slot uint32) error
+	Sockets() ([]kernel.Socket, error)
+	ResetServer(slot uint16) error
 	Meta() (kernel.Meta, error)
 	SetMeta(kernel.Meta) error
 	Now() time.Duration

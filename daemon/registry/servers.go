@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/lictor-mesh/lictor/daemon/reconcile"
 	"github.com/lictor-mesh/lictor/kernel"
@@ -30,15 +31,11 @@ func (r *Registry) applyServers(found []state.ServerSpec) {
 			}
 			continue
 		}
-		slot, ok := r.s.NextSlot(spec.ID, uint16(kernel.MaxServers-1), nil)
+		slot, ok := r.freeSlot(spec.ID)
 		if !ok {
-			r.log.Error("server not used: the kernel's table of servers is full", "server", spec.ID)
 			continue
 		}
 		spec.Slot = slot
-		if former, had := r.slots[slot]; had && former != spec.ID {
-			r.pending.moved = true
-		}
 		r.decideNow(state.ServerSeen{Server: spec, At: r.now().UTC()})
 		r.join(spec.ID, state.PlaceRebalance)
 		r.log.Info("server listed", "server", spec.ID, "addr4", spec.Addr4, "addr6", spec.Addr6, "port", spec.Port)
@@ -57,6 +54,34 @@ func (r *Registry) applyServers(found []state.ServerSpec) {
 			r.log.Error("servers changed, but the map of VIPs is not written; it is tried again in a second", "err", err)
 		}
 	}
+}
+
+// freeSlot finds a slot for a server that is listed: its own, or one on which no
+// socket counts, as new. Only after a thousand servers it is one that another had.
+func (r *Registry) freeSlot(id string) (slot uint16, ok bool) {
+	var sockets []kernel.Socket
+	var err error
+	walk := sync.OnceFunc(func() { sockets, err = r.cfg.Maps.Sockets() })
+	busy := func(slot uint16) bool {
+		if _, had := r.slots[slot]; !had {
+			return false
+		}
+		walk()
+		return err != nil || slices.ContainsFunc(sockets, func(s kernel.Socket) bool { return s.Slot == slot })
+	}
+	slot, ok = r.s.NextSlot(id, uint16(kernel.MaxServers-1), busy)
+	if former, had := r.slots[slot]; ok && had && former != id {
+		r.pending.moved = true
+		err = r.cfg.Maps.ResetServer(slot)
+	}
+	switch {
+	case err != nil:
+		r.log.Error("server not used: its place in the kernel's table of servers is not to be had; it is tried again when Consul's list changes", "server", id, "err", err)
+		return 0, false
+	case !ok:
+		r.log.Error("server not used: the kernel's table of servers is full", "server", id)
+	}
+	return slot, ok
 }
 
 // Drain moves proxies away from a server and keeps them away, or ends that.

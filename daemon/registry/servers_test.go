@@ -2,6 +2,8 @@ package registry
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -251,6 +253,31 @@ func TestDrain(t *testing.T) {
 		}
 		h.settle()
 		h.even(30, 3)
+	})
+}
+
+// A server that is one too many for the kernel's table gets the slot of one that
+// is gone and that no socket counts on, as new.
+func TestSlotsOfServersThatAreGone(t *testing.T) {
+	on(t, func(t *testing.T, h *host) {
+		var all []string
+		for n := 1; n < kernel.MaxServers; n++ {
+			all = append(all, fmt.Sprintf("s%04d", n))
+		}
+		h.servers(all...)
+		h.servers(all[1:]...) // the first goes, and then the second
+		time.Sleep(time.Second)
+		h.servers(all[2:]...)
+		slots := h.snapshot().Slots
+		h.maps.edit(func() { h.maps.sockets = []kernel.Socket{{Slot: slots["s0001"]}} })
+		h.servers(append(all[2:], "new")...)
+		if s := h.snapshot().State.Servers["new"]; s == nil || s.Slot != slots["s0002"] || !slices.Equal(h.maps.cleared, []uint16{s.Slot}) {
+			t.Errorf("the new one is %+v; %d were cleared", s, h.maps.cleared)
+		}
+		h.servers(append(all[2:], "new", "another")...)
+		if s := h.snapshot().State.Servers["another"]; s != nil {
+			t.Errorf("a slot that sockets count on was given away: %+v", s)
+		}
 	})
 }
 
