@@ -27,8 +27,8 @@ func (b backend) Bootstrap(ctx context.Context, _ server.Caller, id string) ([]b
 		return nil, problem(err)
 	}
 	v := views[0]
-	if len(v.Servers) == 0 {
-		return nil, fmt.Errorf("%w: no Consul server is known yet, so it is not known which VIP Envoy can use; see `lictor status`", server.ErrNotYet)
+	if err := askable(v); err != nil {
+		return nil, err
 	}
 	files, err := b.credentials.Ready(ctx, id)
 	if err != nil {
@@ -52,6 +52,18 @@ func (b backend) Bootstrap(ctx context.Context, _ server.Caller, id string) ([]b
 		return nil, fmt.Errorf("build the bootstrap of %s: %w", id, err)
 	}
 	return document, nil
+}
+
+// askable says what keeps Consul from being asked about a proxy.
+func askable(v registry.View) error {
+	switch {
+	case v.Node == "":
+		return fmt.Errorf("%w: %s is a VIP that was found in the kernel, and Consul's name of its proxy is not known; "+
+			"register that proxy anew, then deregister this one", server.ErrInvalid, v.ID)
+	case len(v.Servers) == 0:
+		return fmt.Errorf("%w: no Consul server is known yet, so it is not known which VIP Envoy can use; see `lictor status`", server.ErrNotYet)
+	}
+	return nil
 }
 
 // params puts together what the bootstrap is made of.

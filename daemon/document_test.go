@@ -15,6 +15,7 @@ import (
 	"github.com/lictor-mesh/lictor/daemon/credentials"
 	"github.com/lictor-mesh/lictor/daemon/owners"
 	"github.com/lictor-mesh/lictor/daemon/process"
+	"github.com/lictor-mesh/lictor/daemon/registry"
 	"github.com/lictor-mesh/lictor/daemon/server"
 	"github.com/lictor-mesh/lictor/state"
 	"github.com/lictor-mesh/lictor/tools/testbed/testenv"
@@ -172,6 +173,22 @@ func TestWhereSecretsAre(t *testing.T) {
 	} {
 		if got := secretsBeside(socket); got != want {
 			t.Errorf("%s: %s, want %s", socket, got, want)
+		}
+	}
+}
+
+// What was adopted from the kernel is not waited for: nobody will tell its node.
+func TestWhatConsulCannotBeAsked(t *testing.T) {
+	known := view(only6)
+	known.Node = "pod-virtual"
+	alone := known
+	alone.Servers = nil
+	for name, tc := range map[string]struct {
+		v    registry.View
+		want error
+	}{"known": {known, nil}, "no server": {alone, server.ErrNotYet}, "adopted": {view(only6), server.ErrInvalid}} {
+		if err := askable(tc.v); !errors.Is(err, tc.want) {
+			t.Errorf("%s: %v, want %v", name, err, tc.want)
 		}
 	}
 }
