@@ -219,7 +219,7 @@ func (d *Daemon) close() error {
 
 func (d *Daemon) catalogConfig(logger *slog.Logger) catalog.Config {
 	return catalog.Config{
-		Addresses: d.cfg.ConsulAddresses.String(),
+		Addresses: d.cfg.ConsulAddresses,
 		HTTPPort:  d.cfg.ConsulHTTPPort, GRPCPort: d.cfg.ConsulGRPCPort,
 		TokenFile: d.cfg.ConsulTokenFile, WatchDisabled: d.cfg.ServerWatchDisabled,
 		GRPCOnly: d.cfg.ConsulHTTPPort == 0,

@@ -9,6 +9,7 @@ package catalog
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -142,7 +143,7 @@ type Status struct {
 func New(cfg Config) (*Catalog, error) {
 	spec, err := parseAddresses(cfg.Addresses)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("addresses of Consul: %w", err)
 	}
 	if cfg.HTTPPort == 0 {
 		cfg.HTTPPort = 8501

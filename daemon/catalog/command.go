@@ -57,7 +57,7 @@ func runCommand(ctx context.Context, words []string, limit time.Duration) ([]hos
 	case stdout.cut:
 		return nil, problem("prints more than %d kB: it is to print IP addresses or DNS names", maxOutput>>10)
 	}
-	hosts, err := parseHosts(stdout.text.String())
+	hosts, err := parseOutput(stdout.text.String())
 	if err != nil {
 		return nil, problem("prints no addresses: %v; it is to print IP addresses or DNS names", err)
 	}

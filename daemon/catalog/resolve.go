@@ -9,84 +9,9 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 )
-
-// spec is what --consul-addresses says, parsed.
-type spec struct {
-	hosts   []host
-	command []string // of exec=; its output is parsed as hosts
-}
-
-// host is an address or a name, with a port or without (0).
-type host struct {
-	name string
-	port uint16
-}
-
-// parseAddresses reads what --consul-addresses takes.
-func parseAddresses(s string) (spec, error) {
-	if command, ok := strings.CutPrefix(strings.TrimSpace(s), "exec="); ok {
-		words := strings.Fields(command)
-		if len(words) == 0 {
-			return spec{}, errors.New("consul-addresses: exec= wants a command, as in exec=/usr/local/bin/servers")
-		}
-		return spec{command: words}, nil
-	}
-	hosts, err := parseHosts(s)
-	if err != nil {
-		return spec{}, fmt.Errorf("consul-addresses: %w", err)
-	}
-	return spec{hosts: hosts}, nil
-}
-
-func parseHosts(s string) ([]host, error) {
-	var hosts []host
-	for _, word := range strings.FieldsFunc(s, func(r rune) bool { return strings.ContainsRune(", \t\r\n", r) }) {
-		h, err := parseHost(word)
-		if err != nil {
-			return nil, err
-		}
-		hosts = append(hosts, h)
-	}
-	if len(hosts) == 0 {
-		return nil, errors.New("no address: want addresses or DNS names separated by commas, or exec=<command>")
-	}
-	return hosts, nil
-}
-
-func parseHost(s string) (host, error) {
-	if strings.Contains(s, "/") {
-		return host{}, fmt.Errorf("%q: want an address or a DNS name, without a scheme or a path", s)
-	}
-	if a, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]")); err == nil {
-		return host{name: a.String()}, notUsable(s, a)
-	}
-	name, port, err := net.SplitHostPort(s)
-	if err != nil {
-		if strings.Contains(s, ":") {
-			return host{}, fmt.Errorf("%q: want host:port, or [address]:port for IPv6", s)
-		}
-		return host{name: s}, nil
-	}
-	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil || n == 0 || name == "" {
-		return host{}, fmt.Errorf("%q: want host:port with a port from 1 to 65535", s)
-	}
-	a, _ := netip.ParseAddr(name) // or else it is a name
-	return host{name: name, port: uint16(n)}, notUsable(s, a)
-}
-
-// notUsable is an error for an address that cannot be a server's, as s names it.
-// The zero address is none.
-func notUsable(s string, a netip.Addr) error {
-	if a.IsValid() && !usable(a.Unmap()) {
-		return fmt.Errorf("%q is no server's address", s)
-	}
-	return nil
-}
 
 // lookup is the system's resolver.
 func lookup(ctx context.Context, name string) ([]netip.Addr, error) {

@@ -10,7 +10,7 @@ import (
 func check(c Config) error {
 	var errs []error
 	say := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if c.ConsulAddresses.Exec == "" && len(c.ConsulAddresses.Hosts) == 0 {
+	if c.ConsulAddresses == "" {
 		say("--consul-addresses is not set; name at least one Consul server by address or DNS name, or a command by exec=")
 	}
 	if !c.VIPCIDR.IsValid() && !c.VIPCIDR6.IsValid() {

@@ -9,13 +9,12 @@ package config
 import (
 	"log/slog"
 	"net/netip"
-	"strings"
 )
 
 // Config is what lictord was told, checked. Load makes it; the zero value is
 // not ready to use. It is never changed after that and may be shared.
 type Config struct {
-	ConsulAddresses     Addresses
+	ConsulAddresses     string // as catalog.Config has it
 	ConsulHTTPPort      uint16 // 0: not open, follow servers over gRPC
 	ConsulGRPCPort      uint16 // 0: the catalog says it
 	ConsulDNSPort       uint16
@@ -49,21 +48,4 @@ type TLS struct {
 	CACerts    string // file or directory of PEM certificates; "": the system's roots
 	Cert, Key  string // client certificate and its key, both or neither
 	ServerName string // expected in the server's certificate; "": the address dialed
-}
-
-// Addresses says where to find a first Consul server: either Exec or Hosts.
-type Addresses struct {
-	Exec  string   // command whose output is such a list; white space separates it too
-	Hosts []string // IP addresses and DNS names, with a port of their own or without
-}
-
-// execPrefix marks a command among the addresses, as in consul-dataplane.
-const execPrefix = "exec="
-
-// String gives the addresses in the form of the flag.
-func (a Addresses) String() string {
-	if a.Exec != "" {
-		return execPrefix + a.Exec
-	}
-	return strings.Join(a.Hosts, ",")
 }

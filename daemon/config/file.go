@@ -13,6 +13,8 @@ import (
 	hcljson "github.com/hashicorp/hcl/v2/json"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
+
+	"github.com/lictor-mesh/lictor/daemon/catalog"
 )
 
 // maxFile bounds a config file, in bytes: the parser recurses on nesting, so
@@ -99,7 +101,7 @@ func asText(v cty.Value, list bool) (string, error) {
 			if err != nil {
 				return "", fmt.Errorf("an element of the list %w", err)
 			}
-			if strings.Contains(part, ",") || strings.HasPrefix(part, execPrefix) {
+			if strings.Contains(part, ",") || strings.HasPrefix(part, catalog.ExecPrefix) {
 				return "", fmt.Errorf("%q stands alone: write it as one string, not in a list", part)
 			}
 			parts = append(parts, part)

@@ -35,7 +35,7 @@ func TestDefaultsAreTheContract(t *testing.T) {
 	}
 	got.Warnings = nil
 	want := Config{
-		ConsulAddresses: Addresses{Hosts: []string{"10.0.0.1"}},
+		ConsulAddresses: "10.0.0.1",
 		ConsulHTTPPort:  8500,
 		ConsulDNSPort:   8600,
 		BPFFS:           "/sys/fs/bpf/lictor",
@@ -61,7 +61,7 @@ func TestEveryOptionFromEverySource(t *testing.T) {
 		want  func(*Config)
 	}{
 		"consul-addresses": {"a.example, 10.0.0.2,[fd00::1],b:8500,[fd00::2]:8501", nil, func(c *Config) {
-			c.ConsulAddresses.Hosts = []string{"a.example", "10.0.0.2", "fd00::1", "b:8500", "[fd00::2]:8501"}
+			c.ConsulAddresses = "a.example, 10.0.0.2,[fd00::1],b:8500,[fd00::2]:8501"
 		}},
 		"consul-http-port":      {"8501", nil, func(c *Config) { c.ConsulHTTPPort = 8501 }},
 		"consul-grpc-port":      {"8502", nil, func(c *Config) { c.ConsulGRPCPort = 8502 }},
@@ -192,7 +192,7 @@ func TestFlagErrors(t *testing.T) {
 		"no addresses":         {nil, []string{"--consul-addresses is not set"}},
 		"empty addresses":      {[]string{"--consul-addresses="}, []string{"--consul-addresses: an address is empty"}},
 		"address with no port": {[]string{"--consul-addresses=a:http"}, []string{`"a:http"`, "is not a port"}},
-		"name that is none":    {[]string{"--consul-addresses=a b:8500"}, []string{`"a b" is neither`}},
+		"name that is none":    {[]string{"--consul-addresses=a b:8500"}, []string{`"a b:8500" is neither`}},
 		"v6 with port 0":       {[]string{"--consul-addresses=[::1]:0"}, []string{"from 1 to 65535"}},
 		"no command":           {[]string{"--consul-addresses=exec= "}, []string{"nothing after exec="}},
 		"command in a list":    {[]string{"--consul-addresses=a,exec=b"}, []string{"stands alone"}},
@@ -316,15 +316,6 @@ func TestUsageNamesEveryOption(t *testing.T) {
 	for line := range strings.SplitSeq(usage, "\n") {
 		if len(line) > usageWidth {
 			t.Errorf("line of %d columns: %s", len(line), line)
-		}
-	}
-}
-
-func TestAddressesString(t *testing.T) {
-	for _, v := range []string{"10.0.0.1,a.example", "exec=discover -q, addrs"} {
-		c, err := Load([]string{"--consul-addresses=" + v}, nil)
-		if err != nil || c.ConsulAddresses.String() != v {
-			t.Errorf("%q came out as %q, %v", v, c.ConsulAddresses, err)
 		}
 	}
 }

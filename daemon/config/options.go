@@ -3,6 +3,8 @@ package config
 import (
 	"fmt"
 	"strconv"
+
+	"github.com/lictor-mesh/lictor/daemon/catalog"
 )
 
 // option is one setting. Its name is the flag's; the environment has it in
@@ -30,7 +32,7 @@ var options = []option{
 	{
 		group: "Finding Consul", name: "consul-addresses", value: "LIST", shows: "required", list: true,
 		help: "where to find a first server: IP addresses and DNS names, separated by commas, each with a port of its own where it needs one; or exec=COMMAND, which prints such addresses within 10 s",
-		set:  func(c *Config, v string) (err error) { c.ConsulAddresses, err = parseAddresses(v); return err },
+		set:  func(c *Config, v string) error { c.ConsulAddresses = v; return catalog.CheckAddresses(v) },
 	},
 	{
 		name: "consul-http-port", value: "PORT", def: "8500",

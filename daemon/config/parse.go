@@ -6,10 +6,11 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/lictor-mesh/lictor/daemon/catalog"
 )
 
 // maxSocketPath is the room in sockaddr_un.sun_path, less the final zero byte
@@ -22,63 +23,6 @@ const (
 	widest4, narrowest4 = 8, 30
 	widest6, narrowest6 = 16, 126
 )
-
-// hostName is a DNS name as people use it, also one with underscores.
-var hostName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?)*\.?$`)
-
-func parseAddresses(v string) (Addresses, error) {
-	if command, ok := strings.CutPrefix(strings.TrimSpace(v), execPrefix); ok {
-		if command = strings.TrimSpace(command); command == "" {
-			return Addresses{}, fmt.Errorf("nothing after exec=; name the command that prints the servers' addresses")
-		}
-		return Addresses{Exec: command}, nil
-	}
-	var a Addresses
-	for part := range strings.SplitSeq(v, ",") {
-		host, err := parseHost(strings.TrimSpace(part))
-		if err != nil {
-			return Addresses{}, err
-		}
-		a.Hosts = append(a.Hosts, host)
-	}
-	return a, nil
-}
-
-// parseHost takes an address or a name, with a port of its own or without.
-func parseHost(v string) (string, error) {
-	host, port, err := net.SplitHostPort(v)
-	if err != nil || host == "" {
-		return parseBareHost(v)
-	}
-	if _, err := parsePort(port); err != nil {
-		return "", fmt.Errorf("%q: %w", v, err)
-	}
-	if host, err = parseBareHost(host); err != nil {
-		return "", err
-	}
-	return net.JoinHostPort(host, port), nil
-}
-
-func parseBareHost(v string) (string, error) {
-	bare := strings.TrimSuffix(strings.TrimPrefix(v, "["), "]")
-	if ip, err := netip.ParseAddr(bare); err == nil {
-		if of := ip.Unmap(); of.IsUnspecified() || of.IsMulticast() || of.Zone() != "" {
-			return "", fmt.Errorf("%s is no server's address; give one that means the same to every process of the host", v)
-		}
-		return ip.String(), nil
-	}
-	switch {
-	case v == "":
-		return "", fmt.Errorf("an address is empty; give IP addresses or DNS names with one comma between them")
-	case strings.Contains(v, execPrefix):
-		return "", fmt.Errorf("%q: exec= stands alone, not in a list of addresses", v)
-	case len(v) > 253 || !hostName.MatchString(v):
-		return "", fmt.Errorf("%q is neither an IP address nor a DNS name", v)
-	case strings.Trim(v, "0123456789.") == "":
-		return "", fmt.Errorf("%q is not an IP address, though it looks like one", v)
-	}
-	return v, nil
-}
 
 func parsePort(v string) (uint16, error) {
 	n, err := strconv.ParseUint(v, 10, 16)
@@ -137,7 +81,7 @@ func parseListen(v string) (string, error) {
 	if host == "" {
 		return v, nil
 	}
-	if _, err := netip.ParseAddr(host); err != nil && !hostName.MatchString(host) {
+	if _, err := netip.ParseAddr(host); err != nil && !catalog.IsName(host) {
 		return "", fmt.Errorf("%q is neither an IP address nor a host name", host)
 	}
 	return v, nil
@@ -148,7 +92,7 @@ func parseServerName(v string) (string, error) {
 	if v == "" {
 		return "", nil
 	}
-	if _, err := netip.ParseAddr(v); err != nil && (len(v) > 253 || !hostName.MatchString(v)) {
+	if _, err := netip.ParseAddr(v); err != nil && !catalog.IsName(v) {
 		return "", fmt.Errorf("%q is neither a DNS name nor an IP address", v)
 	}
 	return v, nil
