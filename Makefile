@@ -146,7 +146,7 @@ endef
 
 # Packages that wait most of the time and measure none, longest first.
 WAITING := tools/e2e/mesh tools/storm tools/testbed/bed tools/e2e/fleet tools/e2e/input daemon/catalog \
-           daemon/credentials daemon/lifecycle daemon/secrets
+           daemon/credentials daemon/lifecycle daemon/secrets tools/lictor
 ALL      = $(or $(shell $(GO) list $(PACKAGES)),$(error no package is in $(PACKAGES)))
 WAITERS  = $(filter $(ALL),$(addprefix github.com/lictor-mesh/lictor/,$(WAITING)))
 gotest   = $(if $(2),REQUIRE_PRIVILEGED=1 $(GO) test -p $(1) -count=1 -timeout 20m $(TESTFLAGS) $(2),:)
