@@ -146,7 +146,6 @@ func (d *Daemon) open(ctx context.Context, logger *slog.Logger) error {
 	}
 	d.attached.set(d.kernel.Verify(ctx))
 	d.metrics.Collect(d.reading)
-	debug.FreeOSMemory() // what the replay took is not needed again
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}

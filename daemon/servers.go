@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"runtime/debug"
 	"slices"
 
 	v1 "github.com/lictor-mesh/lictor/daemon/api/v1"
@@ -123,6 +124,7 @@ func (d *Daemon) drift() map[string]uint64 {
 // recount compares the kernel's counts of live connections with its sockets. What
 // is off stays off until the next boot, as counters have one writer; so it is said.
 func (d *Daemon) recount(ctx context.Context) error {
+	defer debug.FreeOSMemory() // what the replay and the walk took is not needed again
 	found, err := d.kernel.Recount()
 	if err != nil {
 		d.log.Warn("live connections not recounted; their gauge is what the kernel has counted", "err", err)
