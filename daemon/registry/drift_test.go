@@ -45,8 +45,8 @@ func TestDrift(t *testing.T) {
 		if n := h.logs.count("differed from the state"); n != 1 {
 			t.Errorf("said %d times while it went on", n)
 		}
-		if h.maps.meta.LastPromise != h.snapshot().State.Seq {
-			t.Errorf("the kernel remembers %+v", h.maps.meta)
+		if h.meta().LastPromise != h.snapshot().State.Seq {
+			t.Errorf("the kernel remembers %+v", h.meta())
 		}
 		time.Sleep(reconcileEvery)
 		meddle()
@@ -56,8 +56,8 @@ func TestDrift(t *testing.T) {
 		}
 		h.maps.edit(func() { h.maps.meta.LastPromise = 1 }) // and nothing else
 		time.Sleep(reconcileEvery)
-		if h.maps.meta.LastPromise != h.snapshot().State.Seq {
-			t.Errorf("the kernel remembers %+v", h.maps.meta)
+		if h.meta().LastPromise != h.snapshot().State.Seq {
+			t.Errorf("the kernel remembers %+v", h.meta())
 		}
 	})
 }
@@ -105,8 +105,8 @@ func TestMapWritableAgain(t *testing.T) {
 		promised := h.snapshot().State.Seq
 		h.maps.failing(nil)
 		time.Sleep(tickEvery + time.Millisecond)
-		if h.maps.meta.LastPromise != promised {
-			t.Errorf("the kernel remembers %+v, promised is %d", h.maps.meta, promised)
+		if h.meta().LastPromise != promised {
+			t.Errorf("the kernel remembers %+v, promised is %d", h.meta(), promised)
 		}
 		for _, id := range names(9) {
 			if e := h.inForce(id); len(e.Ranked) != 1 {
@@ -135,8 +135,8 @@ func TestKernelAheadOfItsJournal(t *testing.T) {
 			}
 		})
 		h.start()
-		if h.maps.meta.Journal != h.r.cfg.JournalUUID || h.maps.meta.LastPromise != h.snapshot().State.Seq {
-			t.Errorf("the kernel remembers %+v", h.maps.meta)
+		if h.meta().Journal != h.r.cfg.JournalUUID || h.meta().LastPromise != h.snapshot().State.Seq {
+			t.Errorf("the kernel remembers %+v", h.meta())
 		}
 		p := h.proxy("adopted-" + b.VIP.String())
 		if p.VIP != b.VIP || p.VIP6 != b.VIP6 || p.Owner.ID != b.Owner.ID || len(p.Ranked) != 2 {
@@ -178,8 +178,8 @@ func TestReboot(t *testing.T) {
 		if !ok || e.Owner.Kind != kernel.OwnerUnresolved || len(e.Ranked) != 2 {
 			t.Errorf("entry %+v", e)
 		}
-		if h.maps.meta.Journal != h.r.cfg.JournalUUID || h.maps.meta.LastPromise == 0 {
-			t.Errorf("the kernel remembers %+v", h.maps.meta)
+		if h.meta().Journal != h.r.cfg.JournalUUID || h.meta().LastPromise == 0 {
+			t.Errorf("the kernel remembers %+v", h.meta())
 		}
 		if h.drift() != 0 {
 			t.Errorf("new maps count as drift: %v", h.r.Drift())

@@ -68,6 +68,12 @@ func newHost(t rapid.TB, dir string) *host {
 	}
 }
 
+// meta is what the kernel remembers of the journal.
+func (h *host) meta() kernel.Meta {
+	m, _ := h.maps.Meta() // the fake's fails never
+	return m
+}
+
 // start starts a daemon; it may be killed at once.
 func (h *host) start() { h.startKilled(-1) }
 

@@ -28,6 +28,7 @@ func processShares(pid int, uid uint32, netns string) []share {
 // A file system that never answers holds up one call of a process, and none after
 // it, by whatever view; when it answers after all, files are opened again.
 func TestStuck(t *testing.T) {
+	testenv.Files(t)
 	c := newCalls()
 	hang, release := hung(c, processShares(1, 0, "net:[1]"))
 	if err := hang(); !errors.Is(err, ErrStuck) || err.Error() != ErrStuck.Error() {
