@@ -207,8 +207,8 @@ func damageFile(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(path, []byte(changed), 0o600))
 }
 
-// awaitLine is "await FILE TEXT [N]": it waits until the text stands in the
-// file, N times.
+// awaitLine is "await FILE TEXT [N [AFTER]]": it waits until the text stands in
+// the file, N times, after the last AFTER.
 func awaitLine(ts *testscript.TestScript, _ bool, args []string) {
 	times := 1
 	if len(args) > 2 {
@@ -218,7 +218,11 @@ func awaitLine(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
 		content, _ := os.ReadFile(ts.MkAbs(args[0]))
-		if strings.Count(string(content), args[1]) >= times {
+		since := 0
+		if len(args) > 3 {
+			since = strings.LastIndex(string(content), args[3])
+		}
+		if since >= 0 && strings.Count(string(content[since:]), args[1]) >= times {
 			return
 		}
 		if time.Now().After(end) {
